@@ -1,0 +1,12 @@
+#include "dsv/base/trace.h"
+
+namespace dsv {
+
+void Tracer::add(std::string_view name, double seconds) {
+  auto it = totals_.find(name);
+  if (it == totals_.end()) it = totals_.emplace(std::string(name), Total{}).first;
+  it->second.seconds += seconds;
+  it->second.count += 1;
+}
+
+}  // namespace dsv

@@ -13,12 +13,14 @@ constexpr std::int64_t kAlignment = 64;
 class CpuAllocator : public Allocator {
  public:
   void* allocate(std::int64_t bytes) override {
-    void* data = std::aligned_alloc(kAlignment, static_cast<std::size_t>(round_up(bytes, kAlignment)));
+    void* data =
+        std::aligned_alloc(kAlignment, static_cast<std::size_t>(round_up(bytes, kAlignment)));
     if (data == nullptr) {
-      throw_error(ExitCode::kEnvironment,
-                  "[arena] out of host memory: {} MiB more were asked for; smaller micro-batches or "
-                  "model.checkpointing: block need less",
-                  bytes >> 20);
+      throw_error(
+          ExitCode::kEnvironment,
+          "[arena] out of host memory: {} MiB more were asked for; smaller micro-batches or "
+          "model.checkpointing: block need less",
+          bytes >> 20);
     }
     return data;
   }
@@ -28,10 +30,12 @@ class CpuAllocator : public Allocator {
 
 }  // namespace
 
-std::unique_ptr<Allocator> make_cpu_allocator() { return std::make_unique<CpuAllocator>(); }
+std::unique_ptr<Allocator> make_cpu_allocator() {
+  return std::make_unique<CpuAllocator>();
+}
 
-// Cached blocks by size. A request takes the smallest block that wastes at most an eighth of it; sizes
-// repeat from step to step, so after one step every request hits.
+// Cached blocks by size. A request takes the smallest block that wastes at most an eighth of it;
+// sizes repeat from step to step, so after one step every request hits.
 struct Arena::Pool {
   std::unique_ptr<Allocator> allocator;
   std::multimap<std::int64_t, void*> cached;
@@ -66,7 +70,8 @@ struct Arena::Pool {
     }
     stats.in_use_bytes += *block_bytes;
     stats.peak_bytes = std::max(stats.peak_bytes, stats.in_use_bytes);
-    if (poison) std::memset(data, 0xff, static_cast<std::size_t>(*block_bytes));  // NaN in every dtype
+    if (poison)
+      std::memset(data, 0xff, static_cast<std::size_t>(*block_bytes));  // NaN in every dtype
     return data;
   }
 
@@ -96,7 +101,9 @@ void Arena::trim() {
   const std::lock_guard lock(pool_->mutex);
   pool_->trim();
 }
-Device Arena::device() const { return pool_->allocator->device(); }
+Device Arena::device() const {
+  return pool_->allocator->device();
+}
 ArenaStats Arena::stats() const {
   const std::lock_guard lock(pool_->mutex);
   return pool_->stats;
@@ -105,6 +112,8 @@ void Arena::reset_peak() {
   const std::lock_guard lock(pool_->mutex);
   pool_->stats.peak_bytes = pool_->stats.in_use_bytes;
 }
-void Arena::set_poison(bool poison) { pool_->poison = poison; }
+void Arena::set_poison(bool poison) {
+  pool_->poison = poison;
+}
 
 }  // namespace dsv

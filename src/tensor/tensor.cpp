@@ -27,8 +27,12 @@ std::string to_string(const Shape& shape) {
 
 Tensor::Tensor(void* data, DType dtype, const Shape& shape, Device device,
                std::shared_ptr<void> owner)
-    : data_(data), dtype_(dtype), device_(device), shape_(shape),
-      strides_(contiguous_strides(shape)), defined_empty_(shape.num_elements() == 0),
+    : data_(data),
+      dtype_(dtype),
+      device_(device),
+      shape_(shape),
+      strides_(contiguous_strides(shape)),
+      defined_empty_(shape.num_elements() == 0),
       owner_(std::move(owner)) {
   DSV_CHECK(data != nullptr || defined_empty_, "[tensor] null data for shape {}", shape);
 }
@@ -60,8 +64,10 @@ Tensor Tensor::reshape(std::initializer_list<std::int64_t> dims) const {
   std::int64_t known = 1;
   int unknown = 0;
   for (const std::int64_t d : dims) {
-    if (d < 0) ++unknown;
-    else known = checked_mul(known, d);
+    if (d < 0)
+      ++unknown;
+    else
+      known = checked_mul(known, d);
   }
   DSV_CHECK(unknown <= 1, "[tensor] reshape: at most one dim may be -1");
   Shape shape;
@@ -96,7 +102,8 @@ Tensor Tensor::select(int d, std::int64_t i) const {
 }
 
 Tensor Tensor::as_heads(std::int64_t num_heads) const {
-  DSV_CHECK(num_dims() == 3 && stride(2) == 1, "[tensor] as_heads expects [B, S, C], got {}", shape_);
+  DSV_CHECK(num_dims() == 3 && stride(2) == 1, "[tensor] as_heads expects [B, S, C], got {}",
+            shape_);
   const std::int64_t head_dim = div_exact(dim(2), num_heads);
   Tensor out = *this;
   out.shape_ = Shape{dim(0), dim(1), num_heads, head_dim};

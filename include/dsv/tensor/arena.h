@@ -1,6 +1,7 @@
-// Arena: the one place that gives a rank its memory. Blocks freed by tensors are kept and reused, so a
-// steady training step allocates nothing. Single-threaded: one arena per rank, used by its main thread;
-// reuse follows the order of the compute stream, so a freed block may be handed out again at once.
+// Arena: the one place that gives a rank its memory. Blocks freed by tensors are kept and reused,
+// so a steady training step allocates nothing. Single-threaded: one arena per rank, used by its
+// main thread; reuse follows the order of the compute stream, so a freed block may be handed out
+// again at once.
 #pragma once
 
 #include <cstdint>
@@ -22,9 +23,9 @@ class Allocator {
 std::unique_ptr<Allocator> make_cpu_allocator();
 
 struct ArenaStats {
-  std::int64_t in_use_bytes = 0;    // handed out now
-  std::int64_t peak_bytes = 0;      // largest in_use_bytes since reset_peak
-  std::int64_t reserved_bytes = 0;  // held from the device
+  std::int64_t in_use_bytes = 0;            // handed out now
+  std::int64_t peak_bytes = 0;              // largest in_use_bytes since reset_peak
+  std::int64_t reserved_bytes = 0;          // held from the device
   std::int64_t num_device_allocations = 0;  // since construction: constant in a steady step
 };
 
@@ -35,8 +36,8 @@ class Arena {
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  // Uninitialised tensor; its bytes return to the arena when the last view dies. Tensors may outlive
-  // the Arena object: the pool lives until the last of them is gone.
+  // Uninitialised tensor; its bytes return to the arena when the last view dies. Tensors may
+  // outlive the Arena object: the pool lives until the last of them is gone.
   Tensor empty(const Shape& shape, DType dtype = DType::kF32);
   Tensor like(const Tensor& other) { return empty(other.shape(), other.dtype()); }
   // Gives cached, unused blocks back to the device.

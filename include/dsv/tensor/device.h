@@ -15,8 +15,8 @@ struct Device {
 
 std::string to_string(const Device& device);  // "cpu", "cuda:0"
 
-// The queue of a kernel call. On the CPU work is done when the call returns, by `num_threads` threads
-// of this rank; on CUDA `native` is the cudaStream_t and the call is asynchronous.
+// The queue of a kernel call. On the CPU work is done when the call returns, by `num_threads`
+// threads of this rank; on CUDA `native` is the cudaStream_t and the call is asynchronous.
 struct Stream {
   Device device;
   int num_threads = 1;

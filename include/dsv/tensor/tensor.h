@@ -1,5 +1,5 @@
-// Tensor: a typed, strided view of bytes on a device. Copying a Tensor copies the view, never the data;
-// a view keeps its bytes alive while it holds their owner.
+// Tensor: a typed, strided view of bytes on a device. Copying a Tensor copies the view, never the
+// data; a view keeps its bytes alive while it holds their owner.
 #pragma once
 
 #include <memory>
@@ -13,8 +13,8 @@ namespace dsv {
 class Tensor {
  public:
   Tensor() = default;
-  // Contiguous view of `data`, which must hold shape.num_elements() elements; `owner` may be null when
-  // somebody else guarantees the lifetime.
+  // Contiguous view of `data`, which must hold shape.num_elements() elements; `owner` may be null
+  // when somebody else guarantees the lifetime.
   Tensor(void* data, DType dtype, const Shape& shape, Device device = {},
          std::shared_ptr<void> owner = nullptr);
 
@@ -29,7 +29,9 @@ class Tensor {
   std::int64_t num_elements() const { return shape_.num_elements(); }
   std::int64_t num_bytes() const { return num_elements() * size_of(dtype_); }
   // Product of all dims but the last.
-  std::int64_t num_rows() const { return num_dims() == 0 ? 1 : num_elements() / std::max<std::int64_t>(1, dim(-1)); }
+  std::int64_t num_rows() const {
+    return num_dims() == 0 ? 1 : num_elements() / std::max<std::int64_t>(1, dim(-1));
+  }
   bool is_contiguous() const;
 
   void* raw() const { return data_; }
@@ -43,7 +45,8 @@ class Tensor {
   std::uint8_t* u8() const { return static_cast<std::uint8_t*>(typed(DType::kU8)); }
 
   // Views. reshape needs a contiguous tensor; one dim may be -1. slice keeps [begin, end) of dim d.
-  // select drops dim d at position i. as_heads turns [B, S, H*D] into [B, S, H, D] (any row stride).
+  // select drops dim d at position i. as_heads turns [B, S, H*D] into [B, S, H, D] (any row
+  // stride).
   Tensor reshape(const Shape& shape) const;
   Tensor reshape(std::initializer_list<std::int64_t> dims) const;
   Tensor slice(int d, std::int64_t begin, std::int64_t end) const;

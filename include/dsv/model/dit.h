@@ -1,0 +1,55 @@
+// The video Diffusion Transformer: latents, time, and text in; prediction out.
+#pragma once
+
+#include <map>
+
+#include "dsv/model/dit_block.h"
+#include "dsv/model/embeddings.h"
+
+namespace dsv::model {
+
+// One micro-batch on the compute device, f32.
+struct DitInputs {
+  Tensor latents;    // [B, C_in, T, H, W]
+  Tensor timesteps;  // [B], 0…1000
+  Tensor text;       // [B, L, text_dim], rows beyond a caption are zero
+  Tensor text_mask;  // [B, L], 1 where a row is text; used by the dsv family
+};
+
+class Dit {
+ public:
+  explicit Dit(DitConfig config);
+
+  // Declares all parameters: unit "embedding", one unit a block, unit "head".
+  void declare(autograd::ParamStore& store) const;
+  // Binds to the store's tensors: after allocate.
+  void bind(const autograd::ParamStore& store);
+
+  // The prediction [B, C_out, T, H, W] in f32.
+  autograd::Variable forward(const autograd::Context& ctx, const DitInputs& inputs);
+
+  const DitConfig& config() const { return config_; }
+  // T, H, W in tokens and the checks of a latent's shape; throws Error(kConfig).
+  autograd::PatchGeometry geometry(const Shape& latents) const;
+
+ private:
+  struct Positions {
+    autograd::RopeTables rope;
+    Tensor sincos;
+  };
+  const Positions& positions(const autograd::Context& ctx, const autograd::PatchGeometry& geometry);
+  autograd::Variable embed_tokens(const autograd::Context& ctx, const Tensor& latents,
+                                  const autograd::PatchGeometry& geometry);
+
+  DitConfig config_;
+  Names names_;
+  autograd::Param patch_weight_, patch_bias_;
+  autograd::Param time_1_weight_, time_1_bias_, time_2_weight_, time_2_bias_;
+  autograd::Param time_proj_weight_, time_proj_bias_;
+  autograd::Param text_1_weight_, text_1_bias_, text_2_weight_, text_2_bias_;
+  autograd::Param head_table_, head_weight_, head_bias_;
+  std::vector<BlockParams> blocks_;
+  std::map<std::array<std::int64_t, 3>, Positions> positions_;  // by token grid
+};
+
+}  // namespace dsv::model

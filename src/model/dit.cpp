@@ -1,0 +1,178 @@
+#include "dsv/model/dit.h"
+
+#include <cmath>
+
+namespace dsv::model {
+namespace {
+
+using autograd::Activation;
+using autograd::Init;
+using autograd::ParamSpec;
+using autograd::Variable;
+
+constexpr float kHeadNormEps = 1e-6f;
+// Added to the scores of padded text rows, as PixArt and Latte do: exp() of it is 0 beside any text
+// row.
+constexpr float kMaskedScore = -1e4f;
+
+void add_linear(std::vector<ParamSpec>& specs, const std::string& name, const Shape& shape,
+                Init init, double init_std) {
+  specs.push_back({.name = name + ".weight", .shape = shape, .init = init, .init_std = init_std});
+  specs.push_back(
+      {.name = name + ".bias", .shape = {shape[0]}, .init = Init::kZeros, .decay = false});
+}
+
+}  // namespace
+
+Dit::Dit(DitConfig config) : config_(std::move(config)), names_(names_of(config_)) {
+  validate(config_);
+}
+
+void Dit::declare(autograd::ParamStore& store) const {
+  const std::int64_t width = config_.width();
+  const auto& p = config_.patch_size;
+  const bool wan = config_.family == Family::kWan;
+  std::vector<ParamSpec> specs;
+  add_linear(specs, names_.patch,
+             wan ? Shape{width, config_.in_channels, p[0], p[1], p[2]}
+                 : Shape{width, config_.in_channels, p[1], p[2]},
+             Init::kXavierUniform, 0);
+  add_linear(specs, names_.time_1, {width, config_.freq_dim}, Init::kNormal, 0.02);
+  add_linear(specs, names_.time_2, {width, width}, Init::kNormal, 0.02);
+  add_linear(specs, names_.time_proj, {6 * width, width}, Init::kNormal, 0.02);
+  add_linear(specs, names_.text_1, {width, config_.text_dim}, Init::kNormal, 0.02);
+  add_linear(specs, names_.text_2, {width, width}, Init::kNormal, 0.02);
+  store.add_unit("embedding", specs);
+
+  for (std::int64_t i = 0; i < config_.num_layers; ++i) {
+    store.add_unit("block." + std::to_string(i), block_specs(config_, i));
+  }
+
+  specs.clear();
+  specs.push_back({.name = names_.head_table,
+                   .shape = wan ? Shape{1, 2, width} : Shape{2, width},
+                   .init = Init::kNormal,
+                   .init_std = 1.0 / std::sqrt(static_cast<double>(width)),
+                   .decay = false});
+  add_linear(specs, names_.head, {config_.out_channels * p[0] * p[1] * p[2], width}, Init::kZeros,
+             0);
+  store.add_unit("head", specs);
+}
+
+void Dit::bind(const autograd::ParamStore& store) {
+  const auto linear = [&](const std::string& name, autograd::Param& weight, autograd::Param& bias) {
+    weight = store.get(name + ".weight");
+    bias = store.get(name + ".bias");
+  };
+  linear(names_.patch, patch_weight_, patch_bias_);
+  linear(names_.time_1, time_1_weight_, time_1_bias_);
+  linear(names_.time_2, time_2_weight_, time_2_bias_);
+  linear(names_.time_proj, time_proj_weight_, time_proj_bias_);
+  linear(names_.text_1, text_1_weight_, text_1_bias_);
+  linear(names_.text_2, text_2_weight_, text_2_bias_);
+  linear(names_.head, head_weight_, head_bias_);
+  head_table_ = store.get(names_.head_table);
+  blocks_.clear();
+  for (std::int64_t i = 0; i < config_.num_layers; ++i) {
+    blocks_.push_back(bind_block(config_, store, i));
+  }
+}
+
+autograd::PatchGeometry Dit::geometry(const Shape& latents) const {
+  const auto& p = config_.patch_size;
+  const bool fits = latents.num_dims() == 5 && latents[1] == config_.in_channels &&
+                    latents[2] % p[0] == 0 && latents[3] % p[1] == 0 && latents[4] % p[2] == 0;
+  if (!fits) {
+    throw_error(
+        ExitCode::kConfig,
+        "[model] expected latents [B, {}, T, H, W] in multiples of the patch {}x{}x{}, got {}; "
+        "model.in_channels and model.patch_size must fit the shards",
+        config_.in_channels, p[0], p[1], p[2], latents);
+  }
+  return {.patch = p, .latent = {latents[2], latents[3], latents[4]}};
+}
+
+const Dit::Positions& Dit::positions(const autograd::Context& ctx,
+                                     const autograd::PatchGeometry& geometry) {
+  const auto& g = geometry;
+  const std::array<std::int64_t, 3> grid{g.latent[0] / g.patch[0], g.latent[1] / g.patch[1],
+                                         g.latent[2] / g.patch[2]};
+  const auto found = positions_.find(grid);
+  if (found != positions_.end()) return found->second;
+  const auto tokens = raster_positions(grid[0], grid[1], grid[2]);
+  Positions made;
+  if (config_.family == Family::kWan) {
+    made.rope = rope_tables(ctx, tokens, config_.head_dim);
+  } else {
+    made.sincos = sincos_positions(ctx, tokens, grid[1], grid[2], config_);
+  }
+  return positions_.emplace(grid, std::move(made)).first->second;
+}
+
+Variable Dit::embed_tokens(const autograd::Context& ctx, const Tensor& latents,
+                           const autograd::PatchGeometry& geometry) {
+  const Variable patches(autograd::patchify(ctx, latents, geometry, false));
+  const Variable x = autograd::linear(ctx, patches, patch_weight_, patch_bias_);
+  const Positions& at = positions(ctx, geometry);
+  return at.sincos.defined() ? autograd::broadcast_add(ctx, x, at.sincos) : x;
+}
+
+Variable Dit::forward(const autograd::Context& ctx, const DitInputs& inputs) {
+  const autograd::PatchGeometry patches = geometry(inputs.latents.shape());
+  const std::int64_t batch = inputs.latents.dim(0), width = config_.width();
+  DSV_CHECK(inputs.timesteps.shape() == Shape{batch}, "[dit] expected {} timesteps, got {}", batch,
+            inputs.timesteps.shape());
+  DSV_CHECK(inputs.text.num_dims() == 3 && inputs.text.dim(0) == batch &&
+                inputs.text.dim(2) == config_.text_dim,
+            "[dit] expected text [{}, L, {}], got {}", batch, config_.text_dim,
+            inputs.text.shape());
+
+  // Time in f32 throughout: it drives every modulation.
+  const Variable sinusoid(ctx.arena.empty({batch, config_.freq_dim}));
+  ctx.kernels.timestep_embedding({.t = inputs.timesteps, .y = sinusoid.value()}, ctx.stream);
+  const Variable hidden =
+      autograd::linear(ctx, sinusoid, time_1_weight_, time_1_bias_, Activation::kSilu);
+  const Variable time = autograd::linear(ctx, hidden, time_2_weight_, time_2_bias_);
+  const Variable projected = autograd::linear(
+      ctx, autograd::activation(ctx, time, Activation::kSilu), time_proj_weight_, time_proj_bias_);
+
+  const Variable text_in = autograd::cast(ctx, Variable(inputs.text), ctx.compute_dtype);
+  const Variable text = autograd::linear(
+      ctx, autograd::linear(ctx, text_in, text_1_weight_, text_1_bias_, Activation::kGeluTanh),
+      text_2_weight_, text_2_bias_);
+
+  BlockInputs shared{.modulation = autograd::reshape(ctx, projected, {batch, 6, width}),
+                     .text = text,
+                     .rope = positions(ctx, patches).rope};
+  if (config_.family == Family::kDsv) {
+    // (1 - mask) * kMaskedScore
+    shared.text_bias = ctx.arena.like(inputs.text_mask);
+    ctx.kernels.fill({.y = shared.text_bias, .value = kMaskedScore}, ctx.stream);
+    ctx.kernels.axpby({.x = inputs.text_mask, .y = shared.text_bias, .a = -kMaskedScore, .b = 1},
+                      ctx.stream);
+  }
+
+  Variable x = embed_tokens(ctx, inputs.latents, patches);
+  for (const BlockParams& params : blocks_) {
+    if (config_.checkpointing == Checkpointing::kNone) {
+      x = dit_block(ctx, config_, params, x, shared);
+      continue;
+    }
+    const auto region = [this, &params, rope = shared.rope, bias = shared.text_bias](
+                            const autograd::Context& c, const std::vector<Variable>& in) {
+      return dit_block(c, config_, params, in[0],
+                       {.modulation = in[1], .text = in[2], .rope = rope, .text_bias = bias});
+    };
+    x = autograd::checkpoint(ctx, {x, shared.modulation, shared.text}, region,
+                             config_.checkpointing == Checkpointing::kKeepAttention);
+  }
+
+  const Variable head_mod =
+      autograd::broadcast_add(ctx, autograd::repeat_rows(ctx, time, 2), head_table_);
+  const Variable normed = autograd::layer_norm(
+      ctx, x, {}, {}, {.table = head_mod, .shift_idx = 0, .scale_idx = 1}, kHeadNormEps);
+  const Variable tokens = autograd::linear(ctx, normed, head_weight_, head_bias_);
+  return autograd::unpatchify(ctx, tokens, patches, config_.out_channels);
+}
+
+}  // namespace dsv::model

@@ -259,6 +259,11 @@ Json parse_json(std::string_view text, std::string_view where, const JsonLimits&
     builder.refuse(format("{} bytes, expected at most {}", text.size(), limits.max_bytes));
     return builder.take();
   }
+  // nlohmann takes a NUL for the end of the input and would ignore what follows it.
+  if (const auto nul = text.find('\0'); nul != std::string_view::npos) {
+    builder.refuse(format("byte {}: NUL is not JSON", nul));
+    return builder.take();
+  }
   nlohmann::json::sax_parse(text.begin(), text.end(), &builder);
   return builder.take();
 }

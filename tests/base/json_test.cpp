@@ -54,6 +54,8 @@ TEST_CASE("json: malformed text is refused with a place and a reason", "[json]")
       CHECK_THAT(e.what(), Contains(c.reason));
     }
   }
+  // A NUL must not end the text early.
+  CHECK_THROWS_WITH(parse_json(std::string_view("{}\0junk", 7), "test"), Contains("NUL is not JSON"));
 }
 
 TEST_CASE("json: typed access names what was expected and found", "[json]") {

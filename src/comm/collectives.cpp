@@ -1,0 +1,456 @@
+#include "collectives.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <numeric>
+
+#include "dsv/base/crc32c.h"
+#include "reduce_in_order.h"
+
+namespace dsv::comm {
+namespace {
+
+using Counts = std::span<const std::int64_t>;
+
+// Received parts of a reduction, all peers together: bounds the temporary memory. 1 MiB measured
+// fastest between 256 KiB and 64 MiB (it stays in L2), see docs/distributed.md.
+constexpr std::int64_t kScratchBytes = std::int64_t{1} << 20;
+// A sum of up to this many received bytes gathers whole inputs: one exchange instead of two.
+constexpr std::int64_t kOneExchangeBytes = std::int64_t{1} << 14;
+
+constexpr std::size_t kInlineBytes = 56;
+struct Frame {
+  std::uint64_t size = 0;
+  std::array<char, kInlineBytes> text{};
+};
+static_assert(sizeof(Frame) == 64);
+
+const char* op_name(Op op) {
+  switch (op) {
+    case Op::kBarrier:
+      return "barrier";
+    case Op::kBroadcast:
+      return "broadcast";
+    case Op::kAllReduce:
+      return "all_reduce";
+    case Op::kAllGather:
+      return "all_gather_v";
+    case Op::kReduceScatter:
+      return "reduce_scatter_v";
+    case Op::kAllToAll:
+      return "all_to_all_v";
+    case Op::kAllGatherBytes:
+      return "all_gather_bytes";
+    case Op::kSplit:
+      return "split";
+  }
+  return "unknown";
+}
+
+std::string describe(const Header& h) {
+  std::string out = format("{} (call {}", op_name(h.op), h.seq);
+  if (h.op == Op::kAllReduce || h.op == Op::kReduceScatter) {
+    constexpr const char* kNames[] = {"sum", "min", "max"};
+    out += format(", {}", kNames[h.reduce % 3]);
+  }
+  if (h.width_bytes > 0) out += format(", {}", static_cast<DType>(h.dtype));
+  if (h.row_bytes > 0) out += format(", {} rows of {} bytes", h.num_rows, h.row_bytes);
+  if (h.op == Op::kBroadcast) out += format(", root {}", h.detail);
+  if (h.op == Op::kAllGather || h.op == Op::kReduceScatter) {
+    out += format(", counts {:08x}", h.detail);
+  }
+  return out + ")";
+}
+
+std::byte* bytes_of(const Tensor& t) {
+  return static_cast<std::byte*>(t.raw());
+}
+
+void check_tensor(const char* op, const Tensor& t) {
+  DSV_CHECK(t.defined(), "[comm] {} expects a defined tensor", op);
+  DSV_CHECK(t.is_contiguous(), "[comm] {} expects a contiguous tensor, got shape {}", op,
+            t.shape());
+  DSV_CHECK(t.device().kind == DeviceKind::kCpu,
+            "[comm] {} on this backend moves host tensors, got {}", op, t.device());
+}
+
+void check_reducible(const char* op, const Tensor& t) {
+  DSV_CHECK(is_reducible(t.dtype()), "[comm] {} expects F32, F64, I32, I64 or U32, got {}", op,
+            t.dtype());
+}
+
+// Bytes of one slice of dim 0.
+std::int64_t row_bytes(const Tensor& t) {
+  std::int64_t n = size_of(t.dtype());
+  for (int i = 1; i < t.num_dims(); ++i) n = checked_mul(n, t.dim(i));
+  return n;
+}
+
+void check_rows(const char* op, const Tensor& in, const Tensor& out) {
+  check_tensor(op, in);
+  check_tensor(op, out);
+  DSV_CHECK(in.num_dims() >= 1 && out.num_dims() >= 1, "[comm] {} expects tensors with rows", op);
+  DSV_CHECK(in.dtype() == out.dtype(), "[comm] {} from {} into {}", op, in.dtype(), out.dtype());
+  DSV_CHECK(row_bytes(in) == row_bytes(out),
+            "[comm] {} from rows of {} bytes into rows of {} bytes", op, row_bytes(in),
+            row_bytes(out));
+}
+
+void check_counts(const char* op, Counts counts, int size) {
+  DSV_CHECK(static_cast<int>(counts.size()) == size, "[comm] {} expects {} counts, got {}", op,
+            size, counts.size());
+  for (const std::int64_t c : counts) {
+    DSV_CHECK(c >= 0, "[comm] {} expects counts ≥ 0, got {}", op, c);
+  }
+}
+
+void check_num_rows(const char* op, const char* which, const Tensor& t, std::int64_t expected) {
+  DSV_CHECK(t.dim(0) == expected, "[comm] {} expects {} rows of {}, got {}", op, expected, which,
+            t.dim(0));
+}
+
+void check_disjoint(const char* op, const Tensor& in, const Tensor& out) {
+  const std::less<const std::byte*> before;
+  const bool overlap = in.num_bytes() > 0 && out.num_bytes() > 0 &&
+                       before(bytes_of(in), bytes_of(out) + out.num_bytes()) &&
+                       before(bytes_of(out), bytes_of(in) + in.num_bytes());
+  DSV_CHECK(!overlap, "[comm] {} expects input and output apart, they overlap", op);
+}
+
+void copy_bytes(std::byte* to, const std::byte* from, std::int64_t n) {
+  if (n > 0 && to != from) std::memcpy(to, from, static_cast<std::size_t>(n));
+}
+
+std::int64_t total(Counts counts) {
+  return std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
+}
+
+// Ends of the parts in units of `unit`, from 0.
+std::vector<std::int64_t> offsets_of(Counts counts, std::int64_t unit) {
+  std::vector<std::int64_t> offsets(counts.size() + 1, 0);
+  for (std::size_t p = 0; p < counts.size(); ++p) {
+    offsets[p + 1] = offsets[p] + checked_mul(counts[p], unit);
+  }
+  return offsets;
+}
+
+std::vector<std::int64_t> even_split(std::int64_t n, int parts) {
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(parts), n / parts);
+  for (std::int64_t p = 0; p < n % parts; ++p) ++counts[static_cast<std::size_t>(p)];
+  return counts;
+}
+
+std::uint32_t digest(Counts counts) {
+  return crc32c(counts.data(), counts.size_bytes());
+}
+
+Header header_of(Op op, const Tensor& t, std::int64_t num_rows, std::int64_t row_bytes) {
+  return {.op = op,
+          .dtype = static_cast<std::uint8_t>(t.dtype()),
+          .width_bytes = static_cast<std::uint8_t>(size_of(t.dtype())),
+          .num_rows = num_rows,
+          .row_bytes = row_bytes};
+}
+
+}  // namespace
+
+// Number, header, time and bytes of one collective.
+class Collectives::Call {
+ public:
+  Call(Collectives& comm, Header header, std::int64_t input_bytes)
+      : comm_(comm), start_(std::chrono::steady_clock::now()) {
+    header.seq = ++comm_.seq_;
+    comm_.log_->enter(op_name(header.op), comm_.name_, header.seq, input_bytes);
+    ++comm_.stats_.num_calls;
+    if (comm_.checked_) {
+      try {
+        comm_.agree(header);
+      } catch (...) {
+        finish();  // an object that was never constructed has no destructor
+        throw;
+      }
+    }
+  }
+  ~Call() { finish(); }
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+
+  void count(std::int64_t sent, std::int64_t received) {
+    comm_.stats_.bytes_sent += sent;
+    comm_.stats_.bytes_received += received;
+  }
+  void count_gather(std::int64_t own, std::int64_t all) {
+    count((comm_.size_ - 1) * own, all - own);
+  }
+  void count_scatter(std::int64_t own, std::int64_t all) {
+    count(all - own, (comm_.size_ - 1) * own);
+  }
+
+ private:
+  void finish() {
+    const std::chrono::duration<double> d = std::chrono::steady_clock::now() - start_;
+    comm_.stats_.seconds += d.count();
+    comm_.log_->leave();
+  }
+
+  Collectives& comm_;
+  std::chrono::steady_clock::time_point start_;
+};
+
+void Collectives::gather(std::byte* out, Counts offsets) {
+  std::vector<Bytes> send, receive;
+  const auto part = [&](std::size_t p) {
+    return Bytes{out + offsets[p], offsets[p + 1] - offsets[p]};
+  };
+  for (std::size_t p = 0; p + 1 < offsets.size(); ++p) {
+    send.push_back(part(static_cast<std::size_t>(rank_)));
+    receive.push_back(part(p));
+  }
+  exchange(send, receive);
+}
+
+void Collectives::spread(Bytes data, int root) {
+  std::vector<Bytes> send(static_cast<std::size_t>(size_)),
+      receive(static_cast<std::size_t>(size_));
+  if (rank_ == root) {
+    std::fill(send.begin(), send.end(), data);
+  } else {
+    receive[static_cast<std::size_t>(root)] = data;
+  }
+  exchange(send, receive);
+}
+
+// Every rank sees every header and takes the same decision, so all throw or none.
+void Collectives::agree(const Header& mine) {
+  std::vector<Header> all(static_cast<std::size_t>(size_));
+  all[static_cast<std::size_t>(rank_)] = mine;
+  const std::vector<std::int64_t> ones(all.size(), 1);
+  gather(reinterpret_cast<std::byte*>(all.data()), offsets_of(ones, sizeof(Header)));
+  for (std::size_t p = 1; p < all.size(); ++p) {
+    if (all[p] == all[0]) continue;
+    throw_error(
+        ExitCode::kHang,
+        "[comm] ranks of group {} disagree: rank 0 called {}, rank {} called {}; every rank must "
+        "make the same calls in the same order",
+        name_, describe(all[0]), p, describe(all[p]));
+  }
+}
+
+void Collectives::agree_on_counts(Counts send, Counts receive) {
+  const std::int64_t n = size_;
+  const auto width = static_cast<std::size_t>(2 * n);
+  std::vector<std::int64_t> all(static_cast<std::size_t>(n) * width);
+  const auto row = [&](std::int64_t p) { return all.data() + static_cast<std::size_t>(p) * width; };
+  std::copy(send.begin(), send.end(), row(rank_));
+  std::copy(receive.begin(), receive.end(), row(rank_) + n);
+  const std::vector<std::int64_t> ones(static_cast<std::size_t>(n), 1);
+  gather(reinterpret_cast<std::byte*>(all.data()),
+         offsets_of(ones, static_cast<std::int64_t>(width * sizeof(std::int64_t))));
+  for (std::int64_t from = 0; from < n; ++from) {
+    for (std::int64_t to = 0; to < n; ++to) {
+      if (row(from)[to] == row(to)[n + from]) continue;
+      throw_error(
+          ExitCode::kHang,
+          "[comm] ranks of group {} disagree in all_to_all_v (call {}): rank {} sends {} rows to "
+          "rank {}, which expects {}",
+          name_, seq_, from, row(from)[to], to, row(to)[n + from]);
+    }
+  }
+}
+
+std::byte* Collectives::scratch(std::int64_t bytes) {
+  if (static_cast<std::int64_t>(scratch_.size()) < bytes) {
+    scratch_.resize(static_cast<std::size_t>(bytes));
+  }
+  return scratch_.data();
+}
+
+// Each rank receives its own part from all peers, a chunk at a time, and sums in rank order. `out`
+// may be the own part of `in`. Offsets in elements.
+void Collectives::reduce_parts(const std::byte* in, Counts offsets, std::byte* out, DType dtype,
+                               ReduceOp op) {
+  const auto n = static_cast<std::size_t>(size_);
+  const auto me = static_cast<std::size_t>(rank_);
+  const std::int64_t width = size_of(dtype);
+  const auto length = [&](std::size_t p) { return offsets[p + 1] - offsets[p]; };
+  std::int64_t longest = 0;
+  for (std::size_t p = 0; p < n; ++p) longest = std::max(longest, length(p));
+  const std::int64_t chunk =
+      std::min(longest, std::max<std::int64_t>(1, kScratchBytes / width / size_));
+  std::byte* const received = scratch(chunk * width * size_);
+
+  std::vector<Bytes> send(n), receive(n);
+  std::vector<const std::byte*> parts(n);
+  for (std::int64_t begin = 0; begin < longest; begin += chunk) {
+    const auto clipped = [&](std::size_t p) {
+      return std::clamp<std::int64_t>(length(p) - begin, 0, chunk);
+    };
+    for (std::size_t p = 0; p < n; ++p) {
+      // The transport only reads what it sends.
+      auto* from = const_cast<std::byte*>(in) + (offsets[p] + begin) * width;
+      send[p] = {from, clipped(p) * width};
+      receive[p] = {received + static_cast<std::int64_t>(p) * chunk * width, clipped(me) * width};
+      parts[p] = p == me ? from : receive[p].data;
+    }
+    exchange(send, receive);
+    if (clipped(me) > 0) reduce_in_order(parts, out + begin * width, clipped(me), dtype, op);
+  }
+}
+
+std::unique_ptr<Communicator> Collectives::split(int color, int key) {
+  DSV_CHECK(color >= 0, "[comm] split expects a colour ≥ 0, got {}", color);
+  const Call call(*this, {.op = Op::kSplit}, 0);
+  std::unique_ptr<Collectives> part = make_split(color, key);
+  part->checked_ = checked_;
+  part->log_ = log_;
+  part->name_ = format("{}/{}", name_, color);
+  return part;
+}
+
+void Collectives::barrier() {
+  const Call call(*this, {.op = Op::kBarrier}, 0);
+  wait_for_all();
+}
+
+void Collectives::broadcast(const Tensor& data, int root) {
+  check_tensor("broadcast", data);
+  DSV_CHECK(0 <= root && root < size_, "[comm] broadcast expects a root in [0, {}), got {}", size_,
+            root);
+  const std::int64_t n = data.num_bytes();
+  Header header = header_of(Op::kBroadcast, data, data.num_elements(), size_of(data.dtype()));
+  header.detail = static_cast<std::uint32_t>(root);
+  Call call(*this, header, n);
+  spread({bytes_of(data), n}, root);
+  if (rank_ == root) {
+    call.count((size_ - 1) * n, 0);
+  } else {
+    call.count(0, n);
+  }
+}
+
+void Collectives::all_reduce(const Tensor& data, ReduceOp op) {
+  check_tensor("all_reduce", data);
+  check_reducible("all_reduce", data);
+  const std::int64_t width = size_of(data.dtype());
+  Header header = header_of(Op::kAllReduce, data, data.num_elements(), width);
+  header.reduce = static_cast<std::uint8_t>(op);
+  Call call(*this, header, data.num_bytes());
+
+  const auto me = static_cast<std::size_t>(rank_);
+  const std::vector<std::int64_t> counts = even_split(data.num_elements(), size_);
+  const std::int64_t n = data.num_bytes();
+  if (n * size_ <= kOneExchangeBytes) {
+    std::byte* all = scratch(n * size_);
+    copy_bytes(all + n * rank_, bytes_of(data), n);
+    const std::vector<std::int64_t> ones(static_cast<std::size_t>(size_), 1);
+    gather(all, offsets_of(ones, n));
+    std::vector<const std::byte*> parts;
+    for (int p = 0; p < size_; ++p) parts.push_back(all + n * p);
+    reduce_in_order(parts, bytes_of(data), data.num_elements(), data.dtype(), op);
+  } else {
+    const std::vector<std::int64_t> offsets = offsets_of(counts, 1);
+    reduce_parts(bytes_of(data), offsets, bytes_of(data) + offsets[me] * width, data.dtype(), op);
+    gather(bytes_of(data), offsets_of(counts, width));
+  }
+  call.count_scatter(counts[me] * width, n);
+  call.count_gather(counts[me] * width, n);
+}
+
+void Collectives::all_gather_v(const Tensor& in, const Tensor& out, Counts counts) {
+  constexpr const char* kOp = "all_gather_v";
+  check_rows(kOp, in, out);
+  check_counts(kOp, counts, size_);
+  const auto me = static_cast<std::size_t>(rank_);
+  check_num_rows(kOp, "input", in, counts[me]);
+  check_num_rows(kOp, "output", out, total(counts));
+  const std::vector<std::int64_t> offsets = offsets_of(counts, row_bytes(in));
+  std::byte* const own = bytes_of(out) + offsets[me];
+  if (bytes_of(in) != own) check_disjoint(kOp, in, out);
+
+  Header header = header_of(Op::kAllGather, in, out.dim(0), row_bytes(in));
+  header.detail = digest(counts);
+  Call call(*this, header, in.num_bytes());
+  copy_bytes(own, bytes_of(in), in.num_bytes());
+  gather(bytes_of(out), offsets);
+  call.count_gather(in.num_bytes(), out.num_bytes());
+}
+
+void Collectives::reduce_scatter_v(const Tensor& in, const Tensor& out, Counts counts) {
+  constexpr const char* kOp = "reduce_scatter_v";
+  check_rows(kOp, in, out);
+  check_reducible(kOp, in);
+  check_counts(kOp, counts, size_);
+  const auto me = static_cast<std::size_t>(rank_);
+  check_num_rows(kOp, "input", in, total(counts));
+  check_num_rows(kOp, "output", out, counts[me]);
+  check_disjoint(kOp, in, out);
+
+  // Sums are always in rank order: what `layout` determinism promises.
+  Header header = header_of(Op::kReduceScatter, in, in.dim(0), row_bytes(in));
+  header.detail = digest(counts);
+  Call call(*this, header, in.num_bytes());
+  reduce_parts(bytes_of(in), offsets_of(counts, row_bytes(in) / size_of(in.dtype())), bytes_of(out),
+               in.dtype(), ReduceOp::kSum);
+  call.count_scatter(out.num_bytes(), in.num_bytes());
+}
+
+void Collectives::all_to_all_v(const Tensor& in, Counts send_counts, const Tensor& out,
+                               Counts receive_counts) {
+  constexpr const char* kOp = "all_to_all_v";
+  check_rows(kOp, in, out);
+  check_counts(kOp, send_counts, size_);
+  check_counts(kOp, receive_counts, size_);
+  check_num_rows(kOp, "input", in, total(send_counts));
+  check_num_rows(kOp, "output", out, total(receive_counts));
+  const auto me = static_cast<std::size_t>(rank_);
+  DSV_CHECK(send_counts[me] == receive_counts[me],
+            "[comm] {} expects equal counts to and from the own rank, got {} and {}", kOp,
+            send_counts[me], receive_counts[me]);
+  check_disjoint(kOp, in, out);
+
+  // Row numbers differ between ranks: they are compared pair by pair.
+  Call call(*this, header_of(Op::kAllToAll, in, -1, row_bytes(in)), in.num_bytes());
+  if (checked_) agree_on_counts(send_counts, receive_counts);
+  const std::vector<std::int64_t> from = offsets_of(send_counts, row_bytes(in));
+  const std::vector<std::int64_t> to = offsets_of(receive_counts, row_bytes(in));
+  std::vector<Bytes> send, receive;
+  for (std::size_t p = 0; p < static_cast<std::size_t>(size_); ++p) {
+    send.push_back({bytes_of(in) + from[p], from[p + 1] - from[p]});
+    receive.push_back({bytes_of(out) + to[p], to[p + 1] - to[p]});
+  }
+  copy_bytes(receive[me].data, send[me].data, send[me].size);
+  exchange(send, receive);
+  call.count(in.num_bytes() - send[me].size, out.num_bytes() - receive[me].size);
+}
+
+std::vector<std::string> Collectives::all_gather_bytes(const std::string& mine) {
+  const auto n = static_cast<std::size_t>(size_);
+  const auto me = static_cast<std::size_t>(rank_);
+  Call call(*this, {.op = Op::kAllGatherBytes}, static_cast<std::int64_t>(mine.size()));
+
+  std::vector<Frame> frames(n);
+  frames[me].size = mine.size();
+  std::copy_n(mine.begin(), std::min(mine.size(), kInlineBytes), frames[me].text.begin());
+  const std::vector<std::int64_t> ones(n, 1);
+  gather(reinterpret_cast<std::byte*>(frames.data()), offsets_of(ones, sizeof(Frame)));
+
+  std::vector<std::int64_t> sizes;
+  for (const Frame& f : frames) sizes.push_back(narrow<std::int64_t>(f.size));
+  const std::vector<std::int64_t> offsets = offsets_of(sizes, 1);
+  std::vector<std::string> out(n);
+  if (*std::max_element(sizes.begin(), sizes.end()) <= static_cast<std::int64_t>(kInlineBytes)) {
+    for (std::size_t p = 0; p < n; ++p) out[p].assign(frames[p].text.data(), frames[p].size);
+  } else {
+    std::string all(static_cast<std::size_t>(offsets[n]), '\0');
+    std::copy(mine.begin(), mine.end(), all.begin() + offsets[me]);
+    gather(reinterpret_cast<std::byte*>(all.data()), offsets);
+    for (std::size_t p = 0; p < n; ++p) {
+      out[p] = all.substr(static_cast<std::size_t>(offsets[p]), static_cast<std::size_t>(sizes[p]));
+    }
+  }
+  call.count_gather(sizes[me], offsets[n]);
+  return out;
+}
+
+}  // namespace dsv::comm

@@ -28,22 +28,14 @@ static_assert(sizeof(Frame) == 64);
 
 const char* op_name(Op op) {
   switch (op) {
-    case Op::kBarrier:
-      return "barrier";
-    case Op::kBroadcast:
-      return "broadcast";
-    case Op::kAllReduce:
-      return "all_reduce";
-    case Op::kAllGather:
-      return "all_gather_v";
-    case Op::kReduceScatter:
-      return "reduce_scatter_v";
-    case Op::kAllToAll:
-      return "all_to_all_v";
-    case Op::kAllGatherBytes:
-      return "all_gather_bytes";
-    case Op::kSplit:
-      return "split";
+    case Op::kBarrier: return "barrier";
+    case Op::kBroadcast: return "broadcast";
+    case Op::kAllReduce: return "all_reduce";
+    case Op::kAllGather: return "all_gather_v";
+    case Op::kReduceScatter: return "reduce_scatter_v";
+    case Op::kAllToAll: return "all_to_all_v";
+    case Op::kAllGatherBytes: return "all_gather_bytes";
+    case Op::kSplit: return "split";
   }
   return "unknown";
 }

@@ -65,12 +65,9 @@ void reduce(std::span<const std::byte* const> parts, std::byte* out, std::int64_
 template <typename T>
 void reduce(std::span<const std::byte* const> parts, std::byte* out, std::int64_t n, ReduceOp op) {
   switch (op) {
-    case ReduceOp::kSum:
-      return reduce<T>(parts, out, n, Sum{});
-    case ReduceOp::kMin:
-      return reduce<T>(parts, out, n, Min{});
-    case ReduceOp::kMax:
-      return reduce<T>(parts, out, n, Max{});
+    case ReduceOp::kSum: return reduce<T>(parts, out, n, Sum{});
+    case ReduceOp::kMin: return reduce<T>(parts, out, n, Min{});
+    case ReduceOp::kMax: return reduce<T>(parts, out, n, Max{});
   }
 }
 
@@ -84,18 +81,12 @@ bool is_reducible(DType dtype) {
 void reduce_in_order(std::span<const std::byte* const> parts, std::byte* out,
                      std::int64_t num_elements, DType dtype, ReduceOp op) {
   switch (dtype) {
-    case DType::kF32:
-      return reduce<float>(parts, out, num_elements, op);
-    case DType::kF64:
-      return reduce<double>(parts, out, num_elements, op);
-    case DType::kI32:
-      return reduce<std::int32_t>(parts, out, num_elements, op);
-    case DType::kI64:
-      return reduce<std::int64_t>(parts, out, num_elements, op);
-    case DType::kU32:
-      return reduce<std::uint32_t>(parts, out, num_elements, op);
-    default:
-      DSV_CHECK(false, "[comm] no reduction for dtype {}", dtype);
+    case DType::kF32: return reduce<float>(parts, out, num_elements, op);
+    case DType::kF64: return reduce<double>(parts, out, num_elements, op);
+    case DType::kI32: return reduce<std::int32_t>(parts, out, num_elements, op);
+    case DType::kI64: return reduce<std::int64_t>(parts, out, num_elements, op);
+    case DType::kU32: return reduce<std::uint32_t>(parts, out, num_elements, op);
+    default: DSV_CHECK(false, "[comm] no reduction for dtype {}", dtype);
   }
 }
 

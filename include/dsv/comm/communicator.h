@@ -144,6 +144,7 @@ class MpiSession {
   bool launched_ = false;
   int local_rank_ = 0;
   int local_size_ = 1;
+  int host_rank_ = 0;  // lowest MPI rank on this host
   int exceptions_at_start_ = 0;
   std::string host_;
 };

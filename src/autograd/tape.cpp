@@ -49,10 +49,17 @@ Variable checkpoint(const Context& ctx, const std::vector<Variable>& inputs, Reg
     DSV_CHECK(saved == nullptr || saved->empty(),
               "[checkpoint] the recompute took fewer tensors than were saved");
     recompute.saved = nullptr;
+    // Gradients that the inputs already have go through the region, so that sums keep their order.
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      if (inputs[i].needs_grad() && inputs[i].has_grad()) {
+        leaves[i].add_grad(c, inputs[i].take_grad());
+      }
+    }
     inner.backward(recompute);
     for (std::size_t i = 0; i < inputs.size(); ++i) {
-      if (!inputs[i] || !leaves[i].needs_grad() || !leaves[i].has_grad()) continue;
-      inputs[i].add_grad(c, leaves[i].take_grad());
+      if (inputs[i].needs_grad() && leaves[i].has_grad()) {
+        inputs[i].add_grad(c, leaves[i].take_grad());
+      }
     }
   });
   return output;

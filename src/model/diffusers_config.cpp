@@ -64,7 +64,6 @@ class Reader {
 
 DitConfig read_wan(Reader& r) {
   DitConfig c;
-  c.preset = "custom";
   c.family = Family::kWan;
   c.patch_size = r.integers<3>("patch_size", {1, 2, 2});
   c.num_heads = r.integer("num_attention_heads", 40);
@@ -91,7 +90,6 @@ DitConfig read_wan(Reader& r) {
 
 DitConfig read_dsv(Reader& r) {
   DitConfig c;
-  c.preset = "custom";
   c.family = Family::kDsv;
   c.qk_norm = c.cross_attn_norm = false;
   c.patch_size = r.integers<3>("patch_size", {1, 2, 2});

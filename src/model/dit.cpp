@@ -10,7 +10,8 @@ using autograd::Init;
 using autograd::ParamSpec;
 using autograd::Variable;
 
-constexpr float kHeadNormEps = 1e-6f;
+// The dsv family's last norm keeps the small eps whatever its blocks use.
+constexpr float kDsvHeadEps = 1e-6f;
 // Added to the scores of padded text rows, as PixArt and Latte do: exp() of it is 0 beside any text
 // row.
 constexpr float kMaskedScore = -1e4f;
@@ -169,8 +170,9 @@ Variable Dit::forward(const autograd::Context& ctx, const DitInputs& inputs) {
 
   const Variable head_mod =
       autograd::broadcast_add(ctx, autograd::repeat_rows(ctx, time, 2), head_table_);
+  const float eps = config_.family == Family::kWan ? config_.eps : kDsvHeadEps;
   const Variable normed = autograd::layer_norm(
-      ctx, x, {}, {}, {.table = head_mod, .shift_idx = 0, .scale_idx = 1}, kHeadNormEps);
+      ctx, x, {}, {}, {.table = head_mod, .shift_idx = 0, .scale_idx = 1}, eps);
   const Variable tokens = autograd::linear(ctx, normed, head_weight_, head_bias_);
   return autograd::unpatchify(ctx, tokens, patches, config_.out_channels);
 }

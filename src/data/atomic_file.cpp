@@ -49,7 +49,8 @@ void AtomicFile::write(const void* data, std::int64_t size_bytes) {
   const char* at = static_cast<const char*>(data);
   std::int64_t left = size_bytes;
   while (left > 0) {
-    const ssize_t n = ::write(fd_, at, static_cast<std::size_t>(std::min<std::int64_t>(left, 1 << 30)));
+    const ssize_t n =
+        ::write(fd_, at, static_cast<std::size_t>(std::min<std::int64_t>(left, 1 << 30)));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) fail("write", temporary_path_, errno);
     at += n;

@@ -24,8 +24,8 @@ std::vector<double> numbers_from_json(const Json& json, const char* key, std::in
     throw_error(ExitCode::kCorruptInput, "{}: expected an array '{}'", where, key);
   }
   if (static_cast<std::int64_t>(list->size()) != expected) {
-    throw_error(ExitCode::kCorruptInput, "{}: expected {} values in '{}', got {}", where, expected, key,
-                list->size());
+    throw_error(ExitCode::kCorruptInput, "{}: expected {} values in '{}', got {}", where, expected,
+                key, list->size());
   }
   std::vector<double> out;
   for (const Json& v : list->as_array()) {
@@ -45,17 +45,20 @@ std::int64_t int_from_json(const Json& json, const char* key, std::int64_t low, 
     throw_error(ExitCode::kCorruptInput, "{}: expected an integer '{}'", where, key);
   }
   if (v->as_double() < static_cast<double>(low) || v->as_double() > static_cast<double>(high)) {
-    throw_error(ExitCode::kCorruptInput, "{}: expected '{}' in [{}, {}], got {}", where, key, low, high,
-                v->as_double());
+    throw_error(ExitCode::kCorruptInput, "{}: expected '{}' in [{}, {}], got {}", where, key, low,
+                high, v->as_double());
   }
   return v->as_int();
 }
 
 float to_f32(const Tensor& t, std::int64_t i) {
   switch (t.dtype()) {
-    case DType::kF32: return t.f32()[i];
-    case DType::kBF16: return f32_from_bf16(t.bf16()[i]);
-    default: return f32_from_f16(static_cast<const std::uint16_t*>(t.raw())[i]);
+    case DType::kF32:
+      return t.f32()[i];
+    case DType::kBF16:
+      return f32_from_bf16(t.bf16()[i]);
+    default:
+      return f32_from_f16(static_cast<const std::uint16_t*>(t.raw())[i]);
   }
 }
 
@@ -87,7 +90,8 @@ Json to_json(const LatentRecipe& recipe) {
 }
 
 LatentRecipe latent_recipe_from_json(const Json& json, const std::string& where) {
-  if (!json.is_object()) throw_error(ExitCode::kCorruptInput, "{}: expected an object 'latent'", where);
+  if (!json.is_object())
+    throw_error(ExitCode::kCorruptInput, "{}: expected an object 'latent'", where);
   LatentRecipe out;
   const Json* kind = json.find("kind");
   if (kind == nullptr || !kind->is_string() || kind->as_string().empty()) {
@@ -106,9 +110,9 @@ LatentRecipe latent_recipe_from_json(const Json& json, const std::string& where)
     out.wavelet.levels_t = static_cast<int>(int_from_json(json, "levels_t", 0, 4, where));
     out.wavelet.levels_s = static_cast<int>(int_from_json(json, "levels_s", 0, 5, where));
     if (out.channels != out.wavelet.channels()) {
-      throw_error(ExitCode::kCorruptInput, "{}: {} and {} levels make {} channels, 'channels' is {}",
-                  where, out.wavelet.levels_t, out.wavelet.levels_s, out.wavelet.channels(),
-                  out.channels);
+      throw_error(ExitCode::kCorruptInput,
+                  "{}: {} and {} levels make {} channels, 'channels' is {}", where,
+                  out.wavelet.levels_t, out.wavelet.levels_s, out.wavelet.channels(), out.channels);
     }
   }
   out.mean = numbers_from_json(json, "mean", out.channels, where);
@@ -131,7 +135,8 @@ bool normalise(const LatentRecipe& recipe, const Tensor& latent, const Tensor& o
   // Without a branch per value, and in integers, where the compiler may vectorise the reduction.
   std::uint32_t bad = 0;
   const auto is_bad = [](float x) {
-    return static_cast<std::uint32_t>((__builtin_bit_cast(std::uint32_t, x) & 0x7f800000u) == 0x7f800000u);
+    return static_cast<std::uint32_t>((__builtin_bit_cast(std::uint32_t, x) & 0x7f800000u) ==
+                                      0x7f800000u);
   };
   for (std::int64_t c = 0; c < recipe.channels; ++c) {
     const auto mean = static_cast<float>(recipe.mean[static_cast<std::size_t>(c)]);
@@ -214,7 +219,8 @@ void LatentStatistics::merge(const LatentStatistics& other) {
 
 void LatentStatistics::finish(LatentRecipe* recipe) const {
   DSV_CHECK(recipe->channels == static_cast<std::int64_t>(count_.size()),
-            "[latent] statistics of {} channels for a recipe of {}", count_.size(), recipe->channels);
+            "[latent] statistics of {} channels for a recipe of {}", count_.size(),
+            recipe->channels);
   recipe->mean.assign(count_.size(), 0.0);
   recipe->std.assign(count_.size(), 1.0);
   for (std::size_t c = 0; c < count_.size(); ++c) {

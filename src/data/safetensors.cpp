@@ -24,11 +24,11 @@ struct KnownDType {
   const char* name;
   std::int64_t bits;
 };
-constexpr KnownDType kKnownDTypes[] = {
-    {"BOOL", 8},    {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"U8", 8},   {"I8", 8},
-    {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"I16", 16},    {"U16", 16}, {"F16", 16},
-    {"BF16", 16},   {"I32", 32},    {"U32", 32},    {"F32", 32},    {"C64", 64}, {"F64", 64},
-    {"I64", 64},    {"U64", 64}};
+constexpr KnownDType kKnownDTypes[] = {{"BOOL", 8},    {"F4", 4},   {"F6_E2M3", 6}, {"F6_E3M2", 6},
+                                       {"U8", 8},      {"I8", 8},   {"F8_E5M2", 8}, {"F8_E4M3", 8},
+                                       {"F8_E8M0", 8}, {"I16", 16}, {"U16", 16},    {"F16", 16},
+                                       {"BF16", 16},   {"I32", 32}, {"U32", 32},    {"F32", 32},
+                                       {"C64", 64},    {"F64", 64}, {"I64", 64},    {"U64", 64}};
 
 template <typename... Args>
 [[noreturn]] void refuse(const std::string& where, std::string_view pattern, const Args&... args) {
@@ -138,8 +138,9 @@ void check_tiling(const std::vector<TensorInfo>& tensors, std::int64_t payload_o
 
 Shape TensorInfo::shape() const {
   if (dims.size() > static_cast<std::size_t>(Shape::kMaxDims)) {
-    throw_error(ExitCode::kCorruptInput, "[safetensors] tensor '{}' has {} dims, expected at most {}",
-                printable(name), dims.size(), Shape::kMaxDims);
+    throw_error(ExitCode::kCorruptInput,
+                "[safetensors] tensor '{}' has {} dims, expected at most {}", printable(name),
+                dims.size(), Shape::kMaxDims);
   }
   Shape out;
   for (const std::int64_t d : dims) out.push_back(d);
@@ -154,7 +155,8 @@ SafetensorsHeader parse_safetensors_header(std::string_view begin, std::uint64_t
   }
   std::uint64_t header_bytes = 0;
   for (int i = 7; i >= 0; --i) {
-    header_bytes = header_bytes << 8 | static_cast<unsigned char>(begin[static_cast<std::size_t>(i)]);
+    header_bytes =
+        header_bytes << 8 | static_cast<unsigned char>(begin[static_cast<std::size_t>(i)]);
   }
   if (header_bytes == 0) refuse(where, "the header length is 0");
   if (header_bytes > kMaxHeaderBytes) {
@@ -224,7 +226,8 @@ SafetensorsFile SafetensorsFile::open(const std::string& path) {
   if (!S_ISREG(info.st_mode)) {
     throw_error(ExitCode::kIo, "[safetensors] {}: not a regular file", path);
   }
-  if (info.st_size < 8) parse_safetensors_header({}, static_cast<std::uint64_t>(info.st_size), path);
+  if (info.st_size < 8)
+    parse_safetensors_header({}, static_cast<std::uint64_t>(info.st_size), path);
   state->size_bytes = static_cast<std::size_t>(info.st_size);
   state->data = ::mmap(nullptr, state->size_bytes, PROT_READ, MAP_PRIVATE, state->fd, 0);
   if (state->data == MAP_FAILED) {
@@ -239,8 +242,12 @@ SafetensorsFile SafetensorsFile::open(const std::string& path) {
   return file;
 }
 
-const std::string& SafetensorsFile::path() const { return state_->path; }
-const std::vector<TensorInfo>& SafetensorsFile::tensors() const { return state_->header.tensors; }
+const std::string& SafetensorsFile::path() const {
+  return state_->path;
+}
+const std::vector<TensorInfo>& SafetensorsFile::tensors() const {
+  return state_->header.tensors;
+}
 const std::vector<std::pair<std::string, std::string>>& SafetensorsFile::metadata() const {
   return state_->header.metadata;
 }
@@ -272,7 +279,8 @@ Tensor SafetensorsFile::view(std::string_view name) const {
   const Shape shape = info.shape();
   if (info.num_bytes == 0) return Tensor(nullptr, *info.dtype, shape);
   char* bytes = static_cast<char*>(state_->data) + info.offset;
-  if (reinterpret_cast<std::uintptr_t>(bytes) % static_cast<std::uintptr_t>(size_of(*info.dtype)) == 0) {
+  if (reinterpret_cast<std::uintptr_t>(bytes) % static_cast<std::uintptr_t>(size_of(*info.dtype)) ==
+      0) {
     // The owner erases the constness of the state, not of the pages.
     return Tensor(bytes, *info.dtype, shape, {}, std::const_pointer_cast<State>(state_));
   }
@@ -285,13 +293,14 @@ void SafetensorsFile::read(const TensorInfo& info, void* out) const {
   char* to = static_cast<char*>(out);
   std::int64_t done = 0;
   while (done < info.num_bytes) {
-    const ssize_t n = ::pread(state_->fd, to + done, static_cast<std::size_t>(info.num_bytes - done),
-                              info.offset + done);
+    const ssize_t n = ::pread(state_->fd, to + done,
+                              static_cast<std::size_t>(info.num_bytes - done), info.offset + done);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) throw_error(ExitCode::kIo, "[safetensors] {}: {}", path(), std::strerror(errno));
     if (n == 0) {
-      throw_error(ExitCode::kIo, "[safetensors] {}: the file was truncated while tensor '{}' was read",
-                  path(), printable(info.name));
+      throw_error(ExitCode::kIo,
+                  "[safetensors] {}: the file was truncated while tensor '{}' was read", path(),
+                  printable(info.name));
     }
     done += n;
   }

@@ -64,10 +64,12 @@ void SafetensorsWriter::write(const std::string& path) const {
     offset += e->num_bytes;
   }
   std::string text = Json(std::move(header)).dump();
-  text.resize(static_cast<std::size_t>(round_up(static_cast<std::int64_t>(text.size()) + 8, 64) - 8),
-              ' ');
-  DSV_CHECK(text.size() <= 100'000'000, "[safetensors] {}: the header has {} bytes, readers stop at "
-            "100 MB: write fewer tensors per file", path, text.size());
+  text.resize(
+      static_cast<std::size_t>(round_up(static_cast<std::int64_t>(text.size()) + 8, 64) - 8), ' ');
+  DSV_CHECK(text.size() <= 100'000'000,
+            "[safetensors] {}: the header has {} bytes, readers stop at "
+            "100 MB: write fewer tensors per file",
+            path, text.size());
 
   AtomicFile file(path);
   char length[8];

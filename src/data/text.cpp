@@ -13,7 +13,9 @@ bool is_word_byte(char c) {
   return (u >= '0' && u <= '9') || (u >= 'a' && u <= 'z') || (u >= 'A' && u <= 'Z') || u >= 0x80;
 }
 
-char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
+char lower(char c) {
+  return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+}
 
 // Bytes of the valid UTF-8 character at the beginning of `text`, or 0: Unicode 15, table 3-7.
 std::size_t utf8_length(std::string_view text) {
@@ -41,9 +43,10 @@ std::vector<std::string> split_words(std::string_view text) {
   std::vector<std::string> words;
   std::string word;
   for (std::size_t i = 0; i <= text.size(); ++i) {
-    const bool inside = i < text.size() &&
-                        (is_word_byte(text[i]) || (text[i] == '\'' && !word.empty() &&
-                                                   i + 1 < text.size() && is_word_byte(text[i + 1])));
+    const bool inside =
+        i < text.size() &&
+        (is_word_byte(text[i]) ||
+         (text[i] == '\'' && !word.empty() && i + 1 < text.size() && is_word_byte(text[i + 1])));
     if (inside) {
       word += lower(text[i]);
     } else if (!word.empty()) {
@@ -55,8 +58,8 @@ std::vector<std::string> split_words(std::string_view text) {
 }
 
 Tensor hashed_text(std::string_view text, const TextSettings& settings) {
-  DSV_CHECK(settings.dim > 0 && settings.max_len > 0, "[text] expected dim and max_len > 0, got {}, {}",
-            settings.dim, settings.max_len);
+  DSV_CHECK(settings.dim > 0 && settings.max_len > 0,
+            "[text] expected dim and max_len > 0, got {}, {}", settings.dim, settings.max_len);
   std::vector<std::string> words = split_words(text);
   if (static_cast<std::int64_t>(words.size()) > settings.max_len) {
     words.resize(static_cast<std::size_t>(settings.max_len));
@@ -87,9 +90,9 @@ std::string clean_text(std::string_view text, std::size_t max_bytes) {
     std::string_view piece = n == 0 ? std::string_view("\xEF\xBF\xBD") : text.substr(0, n);
     text.remove_prefix(n == 0 ? 1 : n);
     // C1 controls U+0080…U+009F are C2 80…C2 9F: some terminals obey them.
-    const bool control = first < 0x20 || first == 0x7F ||
-                         (piece.size() == 2 && first == 0xC2 &&
-                          static_cast<unsigned char>(piece[1]) < 0xA0);
+    const bool control =
+        first < 0x20 || first == 0x7F ||
+        (piece.size() == 2 && first == 0xC2 && static_cast<unsigned char>(piece[1]) < 0xA0);
     if (first == ' ' || control) {
       space = true;
       continue;
@@ -103,6 +106,8 @@ std::string clean_text(std::string_view text, std::size_t max_bytes) {
   return out;
 }
 
-std::string printable(std::string_view name) { return clean_text(name, 80); }
+std::string printable(std::string_view name) {
+  return clean_text(name, 80);
+}
 
 }  // namespace dsv::data

@@ -67,10 +67,12 @@ void for_each_row(const Tensor& latent, const Row& row) {
 
 void validate(const WaveletSpec& spec) {
   if (spec.levels_t < 0 || spec.levels_t > 4) {
-    throw_error(ExitCode::kConfig, "[wavelet] expected 0 to 4 levels in time, got {}", spec.levels_t);
+    throw_error(ExitCode::kConfig, "[wavelet] expected 0 to 4 levels in time, got {}",
+                spec.levels_t);
   }
   if (spec.levels_s < 0 || spec.levels_s > 5) {
-    throw_error(ExitCode::kConfig, "[wavelet] expected 0 to 5 levels in space, got {}", spec.levels_s);
+    throw_error(ExitCode::kConfig, "[wavelet] expected 0 to 5 levels in space, got {}",
+                spec.levels_s);
   }
 }
 

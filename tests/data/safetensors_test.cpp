@@ -40,7 +40,9 @@ std::string refusal(const std::string& bytes) {
   }
 }
 
-std::string one(const std::string& entry) { return "{\"a\":" + entry + "}"; }
+std::string one(const std::string& entry) {
+  return "{\"a\":" + entry + "}";
+}
 
 }  // namespace
 
@@ -73,19 +75,24 @@ TEST_CASE("safetensors: every malformed header is refused with its reason", "[sa
        "nested deeper than 3 levels"},
       {"duplicate tensor", file_of("{\"a\":" + f32x2 + ",\"a\":" + f32x2 + "}", 8),
        "duplicate name 'a'"},
-      {"duplicate key", file_of(one(R"({"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]})"), 8),
+      {"duplicate key",
+       file_of(one(R"({"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]})"), 8),
        "duplicate name 'dtype'"},
-      {"entry not an object", file_of(one("3"), 0), "tensor 'a': expected an object, got a integer"},
-      {"no dtype", file_of(one(R"({"shape":[2],"data_offsets":[0,8]})"), 8), "expected a string 'dtype'"},
+      {"entry not an object", file_of(one("3"), 0),
+       "tensor 'a': expected an object, got a integer"},
+      {"no dtype", file_of(one(R"({"shape":[2],"data_offsets":[0,8]})"), 8),
+       "expected a string 'dtype'"},
       {"dtype a number", file_of(one(R"({"dtype":32,"shape":[2],"data_offsets":[0,8]})"), 8),
        "expected a string 'dtype'"},
       {"unknown dtype", file_of(one(R"({"dtype":"F33","shape":[2],"data_offsets":[0,8]})"), 8),
        "unknown dtype 'F33'"},
-      {"dtype in lower case", file_of(one(R"({"dtype":"f32","shape":[2],"data_offsets":[0,8]})"), 8),
+      {"dtype in lower case",
+       file_of(one(R"({"dtype":"f32","shape":[2],"data_offsets":[0,8]})"), 8),
        "unknown dtype 'f32'"},
       {"unknown key", file_of(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":1})"), 8),
        "unknown key 'x'"},
-      {"no shape", file_of(one(R"({"dtype":"F32","data_offsets":[0,8]})"), 8), "expected an array 'shape'"},
+      {"no shape", file_of(one(R"({"dtype":"F32","data_offsets":[0,8]})"), 8),
+       "expected an array 'shape'"},
       {"shape a string", file_of(one(R"({"dtype":"F32","shape":"2","data_offsets":[0,8]})"), 8),
        "expected an array 'shape'"},
       {"negative dim", file_of(one(R"({"dtype":"F32","shape":[-2],"data_offsets":[0,8]})"), 8),
@@ -109,7 +116,8 @@ TEST_CASE("safetensors: every malformed header is refused with its reason", "[sa
        "overflows"},
       {"half a byte", file_of(one(R"({"dtype":"F4","shape":[3],"data_offsets":[0,1]})"), 1),
        "not a whole number of bytes"},
-      {"no offsets", file_of(one(R"({"dtype":"F32","shape":[2]})"), 8), "expected two 'data_offsets'"},
+      {"no offsets", file_of(one(R"({"dtype":"F32","shape":[2]})"), 8),
+       "expected two 'data_offsets'"},
       {"one offset", file_of(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0]})"), 8),
        "expected two 'data_offsets'"},
       {"three offsets", file_of(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8,8]})"), 8),
@@ -122,29 +130,41 @@ TEST_CASE("safetensors: every malformed header is refused with its reason", "[sa
        "data_offsets [8, 0] are reversed"},
       {"beyond the file", file_of(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8]})"), 7),
        "beyond the payload of 7 bytes"},
-      {"offset 2^62", file_of(one(R"({"dtype":"U8","shape":[1],"data_offsets":[4611686018427387904,4611686018427387905]})"), 8),
+      {"offset 2^62",
+       file_of(
+           one(R"({"dtype":"U8","shape":[1],"data_offsets":[4611686018427387904,4611686018427387905]})"),
+           8),
        "beyond the payload of 8 bytes"},
-      {"shape smaller than offsets", file_of(one(R"({"dtype":"F32","shape":[1],"data_offsets":[0,8]})"), 8),
+      {"shape smaller than offsets",
+       file_of(one(R"({"dtype":"F32","shape":[1],"data_offsets":[0,8]})"), 8),
        "shape × F32 needs 4 bytes, data_offsets hold 8"},
-      {"shape larger than offsets", file_of(one(R"({"dtype":"F32","shape":[3],"data_offsets":[0,8]})"), 8),
+      {"shape larger than offsets",
+       file_of(one(R"({"dtype":"F32","shape":[3],"data_offsets":[0,8]})"), 8),
        "needs 12 bytes, data_offsets hold 8"},
-      {"overlap", file_of("{\"a\":" + f32x2 + R"(,"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})", 12),
+      {"overlap",
+       file_of("{\"a\":" + f32x2 + R"(,"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})",
+               12),
        "tensor 'b' overlaps the tensor before it by 4 bytes"},
       {"same bytes twice", file_of("{\"a\":" + f32x2 + ",\"b\":" + f32x2 + "}", 8),
        "overlaps the tensor before it by 8 bytes"},
-      {"hole", file_of("{\"a\":" + f32x2 + R"(,"b":{"dtype":"F32","shape":[1],"data_offsets":[12,16]}})", 16),
+      {"hole",
+       file_of("{\"a\":" + f32x2 + R"(,"b":{"dtype":"F32","shape":[1],"data_offsets":[12,16]}})",
+               16),
        "hole of 4 bytes before tensor 'b'"},
-      {"hole at the beginning", file_of(one(R"({"dtype":"F32","shape":[1],"data_offsets":[4,8]})"), 8),
+      {"hole at the beginning",
+       file_of(one(R"({"dtype":"F32","shape":[1],"data_offsets":[4,8]})"), 8),
        "hole of 4 bytes before tensor 'a'"},
       {"empty tensor inside another",
        file_of("{\"a\":" + f32x2 + R"(,"b":{"dtype":"F32","shape":[0],"data_offsets":[4,4]}})", 8),
        "tensor 'b' overlaps"},
       {"trailing bytes", file_of(one(f32x2), 9), "1 trailing bytes after the last tensor"},
       {"payload without tensors", file_of("{}", 4), "4 trailing bytes"},
-      {"metadata not an object", file_of(R"({"__metadata__":[]})", 0), "expected an object '__metadata__'"},
+      {"metadata not an object", file_of(R"({"__metadata__":[]})", 0),
+       "expected an object '__metadata__'"},
       {"metadata value a number", file_of(R"({"__metadata__":{"k":1}})", 0),
        "expected strings in '__metadata__', 'k' is a integer"},
-      {"terminal escape in a name", file_of("{\"\\u001b[31m\":3}", 0), "tensor '[31m': expected an object"},
+      {"terminal escape in a name", file_of("{\"\\u001b[31m\":3}", 0),
+       "tensor '[31m': expected an object"},
   };
   REQUIRE(cases.size() >= 40);
   for (const Case& c : cases) {
@@ -180,29 +200,34 @@ TEST_CASE("safetensors: valid headers of other writers are accepted", "[safetens
   CHECK(refusal(file_of(one(R"({"dtype":"F32","shape":[],"data_offsets":[0,4]})"), 4)) == "");
   CHECK(refusal(file_of(one(R"({"dtype":"F4","shape":[2,3],"data_offsets":[0,3]})"), 3)) == "");
   CHECK(refusal(file_of(one(R"({"dtype":"F8_E4M3","shape":[3],"data_offsets":[0,3]})"), 3)) == "");
-  CHECK(refusal(file_of(R"({"z":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},)"
-                        R"("e":{"dtype":"F32","shape":[0,7],"data_offsets":[1,1]},)"
-                        R"("a":{"dtype":"U8","shape":[2],"data_offsets":[1,3]},"__metadata__":{"k":"v"}})",
-                        3)) == "");
+  CHECK(refusal(file_of(
+            R"({"z":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},)"
+            R"("e":{"dtype":"F32","shape":[0,7],"data_offsets":[1,1]},)"
+            R"("a":{"dtype":"U8","shape":[2],"data_offsets":[1,3]},"__metadata__":{"k":"v"}})",
+            3)) == "");
   // Any order of keys; the result is in the order of the bytes.
   const std::string bytes = file_of(R"({"b":{"data_offsets":[4,8],"dtype":"F32","shape":[1]},)"
-                                    R"("a":{"shape":[1],"dtype":"I32","data_offsets":[0,4]}})", 8);
+                                    R"("a":{"shape":[1],"dtype":"I32","data_offsets":[0,4]}})",
+                                    8);
   const SafetensorsHeader h = parse_safetensors_header(bytes, bytes.size(), "F");
   REQUIRE(h.tensors.size() == 2);
   CHECK(h.tensors[0].name == "a");
   CHECK(h.tensors[1].offset == h.tensors[0].offset + 4);
 }
 
-TEST_CASE("safetensors: types and ranks beyond ours are listed, and refused when accessed", "[safetensors]") {
+TEST_CASE("safetensors: types and ranks beyond ours are listed, and refused when accessed",
+          "[safetensors]") {
   const TempDir dir;
   const std::string path = dir / "f.safetensors";
   write_bytes(path, file_of(R"({"f8":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]},)"
                             R"("b":{"dtype":"BOOL","shape":[1],"data_offsets":[2,3]},)"
-                            R"("d":{"dtype":"U8","shape":[1,1,1,1,1,1,1],"data_offsets":[3,4]}})", 4));
+                            R"("d":{"dtype":"U8","shape":[1,1,1,1,1,1,1],"data_offsets":[3,4]}})",
+                            4));
   const SafetensorsFile f = SafetensorsFile::open(path);
   REQUIRE(f.tensors().size() == 3);
   CHECK_FALSE(f.at("f8").dtype.has_value());
-  CHECK_THROWS_WITH(f.view("f8"), Contains("has dtype F8_E4M3, which this engine does not compute with"));
+  CHECK_THROWS_WITH(f.view("f8"),
+                    Contains("has dtype F8_E4M3, which this engine does not compute with"));
   CHECK_THROWS_WITH(f.read("b"), Contains("dtype BOOL"));
   CHECK_THROWS_WITH(f.view("d"), Contains("has 7 dims, expected at most 6"));
   CHECK_THROWS_WITH(f.view("nope"), Contains("tensor 'nope' is missing"));
@@ -216,16 +241,20 @@ TEST_CASE("safetensors: what is written is read back bit for bit, aligned", "[sa
   std::vector<float> floats(6);
   std::vector<double> doubles(3);
   std::vector<std::uint16_t> halves(7);
-  for (int i = 0; i < 5; ++i) bytes[static_cast<std::size_t>(i)] = static_cast<std::uint8_t>(250 + i);
-  for (int i = 0; i < 6; ++i) floats[static_cast<std::size_t>(i)] = 1.0f / static_cast<float>(i);  // one inf
+  for (int i = 0; i < 5; ++i)
+    bytes[static_cast<std::size_t>(i)] = static_cast<std::uint8_t>(250 + i);
+  for (int i = 0; i < 6; ++i)
+    floats[static_cast<std::size_t>(i)] = 1.0f / static_cast<float>(i);  // one inf
   for (int i = 0; i < 3; ++i) doubles[static_cast<std::size_t>(i)] = 1e-300 * i;
-  for (int i = 0; i < 7; ++i) halves[static_cast<std::size_t>(i)] = dsv::bf16_from_f32(static_cast<float>(i));
+  for (int i = 0; i < 7; ++i)
+    halves[static_cast<std::size_t>(i)] = dsv::bf16_from_f32(static_cast<float>(i));
   SafetensorsWriter w;
   w.add("bytes", Tensor(bytes.data(), DType::kU8, {5}));
   w.add("halves", Tensor(halves.data(), DType::kBF16, {7}));
   w.add("floats", Tensor(floats.data(), DType::kF32, {2, 3}));
   w.add("empty", Tensor(nullptr, DType::kF32, {0, 4}));
-  w.add("scalar", DType::kF64, {}, [&](const SafetensorsWriter::Sink& sink) { sink(doubles.data() + 2, 8); });
+  w.add("scalar", DType::kF64, {},
+        [&](const SafetensorsWriter::Sink& sink) { sink(doubles.data() + 2, 8); });
   w.add("doubles", DType::kF64, {3}, [&](const SafetensorsWriter::Sink& sink) {
     for (double& d : doubles) sink(&d, 8);  // in pieces
   });
@@ -291,11 +320,13 @@ TEST_CASE("safetensors: writing is atomic and wrong use is caught", "[safetensor
   short_one.add("a", DType::kF32, {2}, [&](const SafetensorsWriter::Sink& sink) { sink(&x, 4); });
   CHECK_THROWS_WITH(short_one.write(dir / "t"), Contains("needs 8 bytes, its producer wrote 4"));
   CHECK(read_bytes(dir / "t") == before);
-  CHECK(std::distance(std::filesystem::directory_iterator(dir.path()), {}) == 1);  // nothing left behind
+  CHECK(std::distance(std::filesystem::directory_iterator(dir.path()), {}) ==
+        1);  // nothing left behind
   w.add("a", Tensor(&x, DType::kF32, {1}));
   CHECK_THROWS_WITH(w.write(dir / "t"), Contains("two tensors are called 'a'"));
   float grid[4] = {};
-  CHECK_THROWS_WITH(w.add("s", Tensor(grid, DType::kF32, {2, 2}).slice(1, 0, 1)), Contains("contiguous"));
+  CHECK_THROWS_WITH(w.add("s", Tensor(grid, DType::kF32, {2, 2}).slice(1, 0, 1)),
+                    Contains("contiguous"));
   SafetensorsWriter lost;
   lost.add("a", Tensor(&x, DType::kF32, {1}));
   CHECK_THROWS_WITH(lost.write(dir / "no/such/folder/t"), Contains("No such file"));

@@ -8,10 +8,12 @@
 
 using namespace dsv::data;
 
-TEST_CASE("text: words are lower-cased runs of letters, digits and non-ASCII characters", "[text]") {
+TEST_CASE("text: words are lower-cased runs of letters, digits and non-ASCII characters",
+          "[text]") {
   using Words = std::vector<std::string>;
   CHECK(split_words("A dog's ball, red!") == Words{"a", "dog's", "ball", "red"});
-  CHECK(split_words("  'quoted' left-to-right 2x ") == Words{"quoted", "left", "to", "right", "2x"});
+  CHECK(split_words("  'quoted' left-to-right 2x ") ==
+        Words{"quoted", "left", "to", "right", "2x"});
   CHECK(split_words("STRAßE!日本") == Words{"straße", "日本"});  // only ASCII is lower-cased
   CHECK(split_words("").empty());
   CHECK(split_words(" ,;' ").empty());
@@ -28,9 +30,9 @@ TEST_CASE("text: hashed embeddings are the same everywhere and have unit varianc
   CHECK(hashed_text("a b c d e f", settings).dim(0) == 4);  // cut to max_len
   for (int column = 0; column < 30; ++column) {
     CHECK(a.f32()[column] ==
-          static_cast<float>(dsv::philox_normal({.purpose = dsv::RngPurpose::kText,
-                                                 .sample = dsv::fnv1a("red", 3)},
-                                                static_cast<std::uint64_t>(column))));
+          static_cast<float>(dsv::philox_normal(
+              {.purpose = dsv::RngPurpose::kText, .sample = dsv::fnv1a("red", 3)},
+              static_cast<std::uint64_t>(column))));
   }
   const dsv::Tensor wide = hashed_text("word", {.dim = 40000, .max_len = 1});
   double sum = 0, sum_sq = 0;
@@ -52,7 +54,7 @@ TEST_CASE("text: cleaning leaves valid UTF-8 without controls", "[text]") {
   CHECK(clean_text("  a\t\n b\r\n") == "a b");
   CHECK(clean_text("\xff\xfe") == "\xEF\xBF\xBD\xEF\xBF\xBD");
   CHECK(clean_text("\xed\xa0\x80x") == "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBDx");  // a surrogate
-  CHECK(clean_text("\xc0\xaf") == "\xEF\xBF\xBD\xEF\xBF\xBD");                      // overlong '/'
+  CHECK(clean_text("\xc0\xaf") == "\xEF\xBF\xBD\xEF\xBF\xBD");                    // overlong '/'
   CHECK(clean_text("\x1b[31mred\xc2\x9b") == "[31mred");
   CHECK(clean_text("äöü", 4) == "äö");
   CHECK(clean_text("日本 🎬") == "日本 🎬");

@@ -36,7 +36,8 @@ double psnr(const Tensor& a, const Tensor& b) {
 
 double energy(const Tensor& t) {
   double sum = 0;
-  for (std::int64_t i = 0; i < t.num_elements(); ++i) sum += static_cast<double>(t.f32()[i]) * t.f32()[i];
+  for (std::int64_t i = 0; i < t.num_elements(); ++i)
+    sum += static_cast<double>(t.f32()[i]) * t.f32()[i];
   return sum;
 }
 
@@ -102,7 +103,8 @@ TEST_CASE("wavelet: coefficients follow the documented formula and order", "[wav
   }
 }
 
-TEST_CASE("wavelet: a still image shares the channels of videos, its time bands are zero", "[wavelet]") {
+TEST_CASE("wavelet: a still image shares the channels of videos, its time bands are zero",
+          "[wavelet]") {
   const WaveletSpec spec{.levels_t = 2, .levels_s = 2};
   const Tensor image = test_clip(1, 8, 8);
   const Tensor latent = host_tensor(latent_shape(spec, 1, 8, 8));
@@ -115,7 +117,8 @@ TEST_CASE("wavelet: a still image shares the channels of videos, its time bands 
   wavelet_decode(spec, latent, back);
   CHECK(psnr(image, back) >= 90);
   // Generated time bands do not disturb a still image: the mean over the frames.
-  for (std::int64_t i = spec.low_time_channels() * 4; i < latent.num_elements(); ++i) latent.f32()[i] = 9;
+  for (std::int64_t i = spec.low_time_channels() * 4; i < latent.num_elements(); ++i)
+    latent.f32()[i] = 9;
   wavelet_decode(spec, latent, back);
   CHECK(psnr(image, back) >= 90);
   // The same image as a video of four frames has the same latent.
@@ -128,7 +131,8 @@ TEST_CASE("wavelet: a still image shares the channels of videos, its time bands 
   const Tensor video_latent = host_tensor(latent.shape());
   wavelet_encode(spec, video, video_latent);
   wavelet_encode(spec, image, latent);
-  CHECK(std::memcmp(latent.raw(), video_latent.raw(), static_cast<std::size_t>(latent.num_bytes())) == 0);
+  CHECK(std::memcmp(latent.raw(), video_latent.raw(),
+                    static_cast<std::size_t>(latent.num_bytes())) == 0);
 }
 
 TEST_CASE("wavelet: clips that do not divide are refused", "[wavelet]") {
@@ -140,7 +144,8 @@ TEST_CASE("wavelet: clips that do not divide are refused", "[wavelet]") {
   CHECK_THROWS_WITH(latent_shape({.levels_s = -1}, 32, 64, 64), Contains("0 to 5 levels in space"));
 }
 
-TEST_CASE("latent: normalised latents have mean 0 and deviation 1, constants stay finite", "[latent]") {
+TEST_CASE("latent: normalised latents have mean 0 and deviation 1, constants stay finite",
+          "[latent]") {
   const WaveletSpec spec{.levels_t = 1, .levels_s = 1};
   LatentStatistics statistics(24);
   LatentRecipe recipe{.wavelet = spec, .channels = 24};
@@ -152,7 +157,8 @@ TEST_CASE("latent: normalised latents have mean 0 and deviation 1, constants sta
       const auto c = static_cast<float>(k / 32);
       l.f32()[k] = c == 5 ? 0.25f
                           : c + (1 + c) * static_cast<float>(dsv::philox_normal(
-                                              {.seed = static_cast<std::uint64_t>(i)}, static_cast<std::uint64_t>(k)));
+                                              {.seed = static_cast<std::uint64_t>(i)},
+                                              static_cast<std::uint64_t>(k)));
     }
     statistics.add(l, 24);
   }
@@ -169,14 +175,16 @@ TEST_CASE("latent: normalised latents have mean 0 and deviation 1, constants sta
     }
     const Tensor back = host_tensor(l.shape());
     denormalise(recipe, z, back);
-    for (std::int64_t k = 0; k < z.num_elements(); ++k) CHECK(back.f32()[k] == Approx(l.f32()[k]).margin(1e-4));
+    for (std::int64_t k = 0; k < z.num_elements(); ++k)
+      CHECK(back.f32()[k] == Approx(l.f32()[k]).margin(1e-4));
   }
   for (std::size_t c = 0; c < 24; ++c) {
     CHECK(sum[c] / 96 == Approx(0).margin(1e-5));
     CHECK(sum_squares[c] / 96 == Approx(c == 5 ? 0 : 1).margin(1e-5));
   }
   CHECK(latent_recipe_from_json(dsv::parse_json(to_json(recipe).dump(2), "t"), "t") == recipe);
-  CHECK(LatentStatistics::from_json(dsv::parse_json(statistics.to_json().dump(), "t"), 24, "t") == statistics);
+  CHECK(LatentStatistics::from_json(dsv::parse_json(statistics.to_json().dump(), "t"), 24, "t") ==
+        statistics);
   // Values that are not numbers are noticed in every dtype.
   latents[0].f32()[700] = INFINITY;
   const Tensor z = host_tensor(latents[0].shape());

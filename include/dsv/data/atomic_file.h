@@ -7,8 +7,8 @@
 
 namespace dsv::data {
 
-// Writes PATH.tmp-PID-N; commit() syncs it, renames it to PATH and syncs the folder. Without commit the
-// destructor removes it. Failures throw Error(kIo) with the path and the system's reason.
+// Writes PATH.tmp-PID-N; commit() syncs it, renames it to PATH and syncs the folder. Without commit
+// the destructor removes it. Failures throw Error(kIo) with the path and the system's reason.
 class AtomicFile {
  public:
   explicit AtomicFile(std::string path);

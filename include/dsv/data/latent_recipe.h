@@ -1,6 +1,6 @@
-// How the latents of a shard set came about and how they are normalised: everything that is needed to
-// turn a generated latent into frames again. Stored in the index of a shard set; trainers store it in
-// checkpoints, so that sampling needs no shards.
+// How the latents of a shard set came about and how they are normalised: everything that is needed
+// to turn a generated latent into frames again. Stored in the index of a shard set; trainers store
+// it in checkpoints, so that sampling needs no shards.
 #pragma once
 
 #include <string>
@@ -12,13 +12,13 @@
 namespace dsv::data {
 
 struct LatentRecipe {
-  // "haar": wavelet.h, decoded by this engine. Any other name (a VAE's) is stored by tools and decoded
-  // by them.
+  // "haar": wavelet.h, decoded by this engine. Any other name (a VAE's) is stored by tools and
+  // decoded by them.
   std::string kind = "haar";
-  WaveletSpec wavelet;         // of kind haar
+  WaveletSpec wavelet;  // of kind haar
   std::int64_t channels = 96;
-  // Per channel over all latents of the set: z = (latent − mean) / std is what the model sees. std is 1
-  // where the channel is constant.
+  // Per channel over all latents of the set: z = (latent − mean) / std is what the model sees. std
+  // is 1 where the channel is constant.
   std::vector<double> mean, std;
   bool operator==(const LatentRecipe&) const = default;
 };
@@ -27,8 +27,8 @@ Json to_json(const LatentRecipe& recipe);
 // Validates everything; Error(kCorruptInput) "WHERE: reason".
 LatentRecipe latent_recipe_from_json(const Json& json, const std::string& where);
 
-// out[c, …] = (latent[c, …] − mean[c]) / std[c]; latent [C, T, H, W] in f32, bf16 or f16, out f32 of the
-// same shape, may be the same memory for f32. False if a value is not finite.
+// out[c, …] = (latent[c, …] − mean[c]) / std[c]; latent [C, T, H, W] in f32, bf16 or f16, out f32
+// of the same shape, may be the same memory for f32. False if a value is not finite.
 bool normalise(const LatentRecipe& recipe, const Tensor& latent, const Tensor& out);
 // The inverse, f32, in place allowed.
 void denormalise(const LatentRecipe& recipe, const Tensor& z, const Tensor& out);
@@ -44,15 +44,16 @@ class LatentStatistics {
   LatentStatistics() = default;
   explicit LatentStatistics(std::int64_t channels);
 
-  // Adds a raw latent [C, T, H, W] f32. Channels from `first_excluded` on are left out: a still image
-  // says nothing about the bands of time differences, where it is zero by construction.
+  // Adds a raw latent [C, T, H, W] f32. Channels from `first_excluded` on are left out: a still
+  // image says nothing about the bands of time differences, where it is zero by construction.
   void add(const Tensor& latent, std::int64_t first_excluded);
   void merge(const LatentStatistics& other);
   // Fills mean and std; channels without values or with a variance below 1e-12 get std 1.
   void finish(LatentRecipe* recipe) const;
 
   Json to_json() const;
-  static LatentStatistics from_json(const Json& json, std::int64_t channels, const std::string& where);
+  static LatentStatistics from_json(const Json& json, std::int64_t channels,
+                                    const std::string& where);
   bool operator==(const LatentStatistics&) const = default;
 
  private:

@@ -1,6 +1,7 @@
-// Strict reader of safetensors files: shards, checkpoints, weights from elsewhere. Files may be hostile:
-// the header is validated completely before a payload byte is touched or a tensor allocated.
-// Source: the safetensors format (8-byte little-endian header length, JSON header, raw tensors).
+// Strict reader of safetensors files: shards, checkpoints, weights from elsewhere. Files may be
+// hostile: the header is validated completely before a payload byte is touched or a tensor
+// allocated. Source: the safetensors format (8-byte little-endian header length, JSON header, raw
+// tensors).
 #pragma once
 
 #include <memory>
@@ -27,15 +28,15 @@ struct TensorInfo {
 };
 
 struct SafetensorsHeader {
-  std::vector<TensorInfo> tensors;  // in the order of their bytes
+  std::vector<TensorInfo> tensors;                            // in the order of their bytes
   std::vector<std::pair<std::string, std::string>> metadata;  // "__metadata__", in file order
 };
 
-// Parses and validates the header of a file of `file_bytes` bytes whose beginning (all of the header at
-// least) is `begin`. Refuses: a header length of 0, beyond the file or beyond 100 MB; malformed, deeply
-// nested or duplicate JSON; unknown dtypes; shapes that overflow; offsets that are negative, reversed,
-// beyond the file, overlapping, leave holes or do not fit shape × dtype; trailing bytes. Errors are
-// kCorruptInput, "[safetensors] WHERE: reason".
+// Parses and validates the header of a file of `file_bytes` bytes whose beginning (all of the
+// header at least) is `begin`. Refuses: a header length of 0, beyond the file or beyond 100 MB;
+// malformed, deeply nested or duplicate JSON; unknown dtypes; shapes that overflow; offsets that
+// are negative, reversed, beyond the file, overlapping, leave holes or do not fit shape × dtype;
+// trailing bytes. Errors are kCorruptInput, "[safetensors] WHERE: reason".
 SafetensorsHeader parse_safetensors_header(std::string_view begin, std::uint64_t file_bytes,
                                            const std::string& where);
 
@@ -52,8 +53,9 @@ class SafetensorsFile {
   // Value of a metadata key, or nullptr.
   const std::string* find_metadata(std::string_view key) const;
 
-  // The tensor in place (read-only: the pages are mapped without write permission), keeping the mapping
-  // alive; a copy when its bytes are not aligned to its element. The file must not be truncated meanwhile.
+  // The tensor in place (read-only: the pages are mapped without write permission), keeping the
+  // mapping alive; a copy when its bytes are not aligned to its element. The file must not be
+  // truncated meanwhile.
   Tensor view(std::string_view name) const;
   // Reads the tensor's bytes to `out` with system calls: a file that is truncated or unreadable
   // meanwhile gives Error(kIo) where touching a view would end the process.

@@ -10,11 +10,11 @@
 
 namespace dsv::data {
 
-// Collects tensors, then write() streams them out: to a temporary file, synced, renamed to `path`. The
-// payload begins at a multiple of 64 bytes (the header is padded with spaces) and tensors are laid out
-// by falling element size, then in the order of add, so each is aligned to its element and the same
-// calls give the same bytes. Wrong use (duplicate names, strided tensors) fails DSV_CHECK; failing
-// writes throw Error(kIo).
+// Collects tensors, then write() streams them out: to a temporary file, synced, renamed to `path`.
+// The payload begins at a multiple of 64 bytes (the header is padded with spaces) and tensors are
+// laid out by falling element size, then in the order of add, so each is aligned to its element and
+// the same calls give the same bytes. Wrong use (duplicate names, strided tensors) fails DSV_CHECK;
+// failing writes throw Error(kIo).
 class SafetensorsWriter {
  public:
   // Takes the next bytes of the tensor being written.
@@ -23,7 +23,8 @@ class SafetensorsWriter {
 
   // Keeps a view of the contiguous host tensor until write.
   void add(const std::string& name, const Tensor& tensor);
-  // The bytes come later: write calls `producer` once, which must hand over exactly shape × dtype bytes.
+  // The bytes come later: write calls `producer` once, which must hand over exactly shape × dtype
+  // bytes.
   void add(const std::string& name, DType dtype, const Shape& shape, Producer producer);
   void set_metadata(const std::string& key, const std::string& value);
 

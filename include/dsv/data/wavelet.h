@@ -1,6 +1,7 @@
-// Latents without a pretrained autoencoder: an invertible orthonormal 3-D Haar transform of RGB clips.
-// Every level splits every band again (a wavelet packet), so all bands have one size and a latent
-// position sees exactly its own block of 2^levels_t frames × 2^levels_s rows × 2^levels_s columns.
+// Latents without a pretrained autoencoder: an invertible orthonormal 3-D Haar transform of RGB
+// clips. Every level splits every band again (a wavelet packet), so all bands have one size and a
+// latent position sees exactly its own block of 2^levels_t frames × 2^levels_s rows × 2^levels_s
+// columns.
 #pragma once
 
 #include "dsv/tensor/tensor.h"
@@ -31,14 +32,14 @@ Shape latent_shape(const WaveletSpec& spec, std::int64_t frames, std::int64_t he
 // clip [3, F, H, W] f32 → latent, f32 of latent_shape. Both contiguous on the host.
 // latent[(bt·4^ls + by·2^ls + bx)·3 + rgb, t, y, x] =
 //   2^(−(lt + 2·ls)/2) · Σ over the block of clip · (−1)^(popcounts of rev(b) & position, per axis)
-// with rev the reversal of an axis' band bits (Paley order): band 0 is the mean, band 1 the coarsest
-// difference, the last bands the finest. So the low band comes first: channels 0–2 are the scaled mean
-// colour. A clip of one frame is taken as 2^lt equal frames: its bands of time differences are zero, so
-// still images share the channels of videos.
+// with rev the reversal of an axis' band bits (Paley order): band 0 is the mean, band 1 the
+// coarsest difference, the last bands the finest. So the low band comes first: channels 0–2 are the
+// scaled mean colour. A clip of one frame is taken as 2^lt equal frames: its bands of time
+// differences are zero, so still images share the channels of videos.
 void wavelet_encode(const WaveletSpec& spec, const Tensor& clip, const Tensor& latent);
 
-// The inverse, into clip [3, F, H, W]. For F = 1 (and one latent frame) the bands of time differences
-// are ignored, which is the mean of the 2^lt frames.
+// The inverse, into clip [3, F, H, W]. For F = 1 (and one latent frame) the bands of time
+// differences are ignored, which is the mean of the 2^lt frames.
 void wavelet_decode(const WaveletSpec& spec, const Tensor& latent, const Tensor& clip);
 
 }  // namespace dsv::data

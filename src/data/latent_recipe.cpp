@@ -117,6 +117,12 @@ LatentRecipe latent_recipe_from_json(const Json& json, const std::string& where)
   }
   out.mean = numbers_from_json(json, "mean", out.channels, where);
   out.std = numbers_from_json(json, "std", out.channels, where);
+  for (const double v : out.mean) {
+    if (!(v >= -1e30 && v <= 1e30)) {
+      throw_error(ExitCode::kCorruptInput, "{}: expected 'mean' in [-1e30, 1e30], got {}", where,
+                  v);
+    }
+  }
   for (const double v : out.std) {
     // The reciprocal must be a number, too.
     if (!(v >= 1e-30 && v <= 1e30)) {

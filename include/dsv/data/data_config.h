@@ -29,4 +29,7 @@ struct DataConfig {
   double held_out_percent = 5;   // of samples, at least 8, by hash of the sample id
 };
 
+// Throws Error(kConfig) "data.KEY: …" for values out of range or buckets that repeat.
+void validate(const DataConfig& config);
+
 }  // namespace dsv::data

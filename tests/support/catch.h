@@ -9,6 +9,7 @@
 using Catch::Approx;
 inline auto Contains(const std::string& text) { return Catch::Matchers::ContainsSubstring(text); }
 #else
+#define CATCH_CONFIG_FAST_COMPILE
 #include <catch2/catch.hpp>
 inline auto Contains(const std::string& text) { return Catch::Matchers::Contains(text); }
 #endif

@@ -232,6 +232,23 @@ void add_parallel(Table& t) {
           between(1, 1e6));
 }
 
+void add_watchdog(Table& t) {
+  const Range seconds = above(0).at_most(1e9);
+  t.field(DSV_FIELD(watchdog.enabled), kFree,
+          "end the job with exit code 21 when a rank shows no sign of life for longer than these "
+          "limits");
+  t.field(DSV_FIELD(watchdog.init_seconds), kFree, "start-up, until the first step begins",
+          seconds);
+  t.field(DSV_FIELD(watchdog.load_seconds), kFree, "reading a checkpoint", seconds);
+  t.field(DSV_FIELD(watchdog.step_seconds), kFree, "between two signs of life of a training step",
+          seconds);
+  t.field(DSV_FIELD(watchdog.first_step_factor), kFree,
+          "times step_seconds for the first step, which also warms caches and allocates",
+          between(1, 1e6));
+  t.field(DSV_FIELD(watchdog.save_seconds), kFree, "writing a checkpoint", seconds);
+  t.field(DSV_FIELD(watchdog.sample_seconds), kFree, "held-out loss and generated videos", seconds);
+}
+
 std::vector<Field> make_fields() {
   Table table;
   add_run(table);
@@ -242,6 +259,7 @@ std::vector<Field> make_fields() {
   add_files(table);
   add_watching(table);
   add_parallel(table);
+  add_watchdog(table);
   return table.take();
 }
 
@@ -261,6 +279,7 @@ const std::vector<Section>& sections() {
       {"eval", "The held-out loss."},
       {"sample", "Videos generated while training runs."},
       {"parallel", "How ranks share the work."},
+      {"watchdog", "Seconds that each phase of a run may take."},
   };
   return kSections;
 }

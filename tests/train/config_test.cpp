@@ -163,6 +163,13 @@ const std::vector<Change>& changes() {
       {"sample.count", "1"},
       {"sample.fps", "23.976"},
       {"parallel.dp", "2"},
+      {"watchdog.enabled", "false"},
+      {"watchdog.init_seconds", "60"},
+      {"watchdog.load_seconds", "0.5"},
+      {"watchdog.step_seconds", "30"},
+      {"watchdog.first_step_factor", "1"},
+      {"watchdog.save_seconds", "86400"},
+      {"watchdog.sample_seconds", "1"},
   };
   return kChanges;
 }

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "dsv/comm/watchdog_config.h"
 #include "dsv/data/data_config.h"
 #include "dsv/diffusion/flow_config.h"
 #include "dsv/model/dit_config.h"
@@ -93,6 +94,7 @@ struct Config {
   EvalConfig eval;
   SampleConfig sample;
   ParallelConfig parallel;
+  WatchdogConfig watchdog;
 };
 
 }  // namespace dsv::train

@@ -61,7 +61,7 @@ TEST_CASE("watchdog: slow but healthy phases live", "[comm][watchdog]") {
     };
     stay(Phase::kInit, 0, 700ms);
     stay(Phase::kLoad, 0, 700ms);
-    stay(Phase::kFirstStep, 0, 700ms);  // twice the limit of later steps
+    stay(Phase::kFirstStep, 0, 700ms);  // above the limit of later steps
     for (int step = 1; step < 8; ++step) stay(Phase::kStep, step, 100ms);  // each alone is below it
     stay(Phase::kSave, 8, 700ms);
     stay(Phase::kSample, 8, 700ms);

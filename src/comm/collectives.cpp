@@ -13,9 +13,11 @@ namespace {
 
 using Counts = std::span<const std::int64_t>;
 
-// Received parts of a reduction, all peers together: bounds the temporary memory. 1 MiB measured
-// fastest between 256 KiB and 64 MiB (it stays in L2), see docs/distributed.md.
-constexpr std::int64_t kScratchBytes = std::int64_t{1} << 20;
+// What a reduction receives from one peer before it sums, and from all of them: bounds the
+// temporary memory. From 0.25 MiB to 8 MiB per peer hardly matters (docs/distributed.md), less
+// costs calls.
+constexpr std::int64_t kChunkBytes = std::int64_t{1} << 20;
+constexpr std::int64_t kScratchBytes = std::int64_t{64} << 20;
 // A sum of up to this many received bytes gathers whole inputs: one exchange instead of two.
 constexpr std::int64_t kOneExchangeBytes = std::int64_t{1} << 14;
 
@@ -268,8 +270,8 @@ void Collectives::reduce_parts(const std::byte* in, Counts offsets, std::byte* o
   const auto length = [&](std::size_t p) { return offsets[p + 1] - offsets[p]; };
   std::int64_t longest = 0;
   for (std::size_t p = 0; p < n; ++p) longest = std::max(longest, length(p));
-  const std::int64_t chunk =
-      std::min(longest, std::max<std::int64_t>(1, kScratchBytes / width / size_));
+  const std::int64_t chunk_bytes = std::min(kChunkBytes, kScratchBytes / size_);
+  const std::int64_t chunk = std::min(longest, std::max<std::int64_t>(1, chunk_bytes / width));
   std::byte* const received = scratch(chunk * width * size_);
 
   std::vector<Bytes> send(n), receive(n);

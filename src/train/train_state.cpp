@@ -21,9 +21,14 @@ std::array<Part, 4> parts_of(const autograd::ParamUnit& unit) {
 
 }  // namespace
 
-TrainState::TrainState(const autograd::Context& ctx, const Config& config) : dit_(config.model) {
+TrainState::TrainState(const autograd::Context& ctx, const Config& config)
+    : TrainState(ctx, config, {.grad = true, .optimizer = true, .ema = config.optim.ema}) {}
+
+TrainState::TrainState(const autograd::Context& ctx, const Config& config,
+                       const autograd::ParamStore::Allocation& what)
+    : dit_(config.model) {
   dit_.declare(params_);
-  params_.allocate(ctx, {.grad = true, .optimizer = true, .ema = config.optim.ema});
+  params_.allocate(ctx, what);
   params_.initialize(ctx, config.run.seed);
   dit_.bind(params_);
 }
@@ -58,6 +63,17 @@ void TrainState::restore(const autograd::Context& ctx, CheckpointReader& reader)
         reader.read(part.prefix + entry.spec.name, 0, entry.end - entry.begin,
                     part.flat.slice(0, entry.begin, entry.end));
       }
+    }
+  }
+  params_.refresh_copies(ctx);
+  step_ = reader.meta().step;
+}
+
+void TrainState::restore_weights(const autograd::Context& ctx, CheckpointReader& reader, bool ema) {
+  for (const autograd::ParamUnit& unit : params_.units()) {
+    for (const autograd::ParamEntry& entry : unit.entries) {
+      reader.read((ema ? "ema." : "weight.") + entry.spec.name, 0, entry.end - entry.begin,
+                  unit.master.slice(0, entry.begin, entry.end));
     }
   }
   params_.refresh_copies(ctx);

@@ -1,9 +1,11 @@
 #include "dsv/train/train_step.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "dsv/diffusion/flow_matching.h"
 #include "dsv/model/flops.h"
+#include "dsv/optim/lr_schedule.h"
 #include "dsv/parallel/grad_sync.h"
 #include "dsv/train/device_copy.h"
 #include "dsv/train/fault.h"
@@ -12,23 +14,18 @@ namespace dsv::train {
 namespace {
 
 diffusion::ClipSize clip_size(const data::LoaderBatch& batch) {
-  return {.height = batch.bucket.height,
-          .width = batch.bucket.width,
-          .latent_frames = batch.latents.dim(2)};
+  return {.height = batch.height, .width = batch.width, .latent_frames = batch.latent.dim(2)};
 }
 
-// Zeroes the text of samples that train without it; the mask keeps row 0, as null text does.
-void drop_text(const data::LoaderBatch& batch, const Config& config) {
+// Gives the null text to samples that train without theirs.
+void drop_text(const data::LoaderBatch& batch, const Config& config, const Tensor& null_text) {
   for (std::size_t b = 0; b < batch.sample_ids.size(); ++b) {
     if (!diffusion::drops_text(config.diffusion, config.run.seed, batch.epochs[b],
                                batch.sample_ids[b])) {
       continue;
     }
-    const Tensor text = batch.text.select(0, static_cast<std::int64_t>(b));
-    const Tensor mask = batch.text_mask.select(0, static_cast<std::int64_t>(b));
-    std::fill_n(text.f32(), text.num_elements(), 0.0f);
-    std::fill_n(mask.f32(), mask.num_elements(), 0.0f);
-    mask.f32()[0] = 1;
+    const auto i = static_cast<std::int64_t>(b);
+    data::pad_text(null_text, batch.text.select(0, i), batch.text_mask.select(0, i));
   }
 }
 
@@ -49,12 +46,11 @@ double sum(const autograd::Context& ctx, const Tensor& device) {
 
 // Forward and backward of one micro-batch; returns its sum of per-sample losses.
 double accumulate(Runtime& runtime, TrainState& state, const Config& config,
-                  const data::LoaderBatch& batch, std::int64_t num_samples, double* tokens) {
+                  const data::LoaderBatch& batch) {
   autograd::Tape tape;
   const autograd::Context ctx = runtime.context(&tape);
-  drop_text(batch, config);
   const diffusion::FlowBatch flow = diffusion::make_training_batch(
-      ctx, config.diffusion, config.model.family, to_device(ctx, batch.latents), batch.sample_ids,
+      ctx, config.diffusion, config.model.family, to_device(ctx, batch.latent), batch.sample_ids,
       config.run.seed, state.step(), clip_size(batch));
   autograd::Variable prediction;
   {
@@ -62,47 +58,59 @@ double accumulate(Runtime& runtime, TrainState& state, const Config& config,
     prediction = state.dit().forward(ctx, model_inputs(ctx, flow, batch));
   }
   const Tensor losses = autograd::mse_loss(ctx, prediction, flow.target, flow.weight,
-                                           1.0f / static_cast<float>(num_samples));
+                                           1.0f / static_cast<float>(batch.global_batch));
   prediction = {};
-  {
-    const TraceScope trace(ctx.tracer, "backward");
-    tape.backward(ctx);
-  }
-  *tokens += static_cast<double>(state.dit().geometry(batch.latents.shape()).num_tokens() *
-                                 batch.latents.dim(0));
+  const TraceScope trace(ctx.tracer, "backward");
+  tape.backward(ctx);
   return sum(ctx, losses);
 }
 
+// Sums over the micro-batches of this rank.
+struct Sums {
+  double loss = 0, tokens = 0, flops = 0, wait_ms = 0;
+  std::int64_t num_samples = 0;  // of the whole step
+};
+
+Sums run_micro_batches(Runtime& runtime, TrainState& state, const Config& config,
+                       const BatchSource& next, const Tensor& null_text) {
+  Sums sums;
+  for (bool last = false; !last;) {
+    const data::LoaderBatch batch = next();
+    DSV_CHECK(batch.step == state.step(), "[train] the loader is at step {}, the state at {}",
+              batch.step, state.step());
+    last = batch.micro + 1 >= batch.num_micro;
+    sums.num_samples = batch.global_batch;
+    sums.wait_ms += batch.data_wait_ms;
+    if (batch.size() == 0) continue;
+    drop_text(batch, config, null_text);
+    sums.loss += accumulate(runtime, state, config, batch);
+    const std::int64_t tokens = state.dit().geometry(batch.latent.shape()).num_tokens();
+    const auto count = static_cast<double>(batch.size());
+    sums.tokens += count * static_cast<double>(tokens);
+    sums.flops += count * model::model_flops(config.model, tokens).step();
+  }
+  return sums;
+}
+
 // Which rank saw the first non-finite value; -1: none.
-std::int64_t first_bad_rank(const comm::Mesh& mesh, bool bad) {
-  const std::int64_t mine = bad ? mesh.world->rank() : mesh.world->size();
-  const std::int64_t first = mesh.world->all_reduce(mine, comm::ReduceOp::kMin);
-  return first < mesh.world->size() ? first : -1;
+std::int64_t first_bad_rank(comm::Communicator& world, bool bad) {
+  const std::int64_t mine = bad ? world.rank() : world.size();
+  const std::int64_t first = world.all_reduce(mine, comm::ReduceOp::kMin);
+  return first < world.size() ? first : -1;
 }
 
 }  // namespace
 
 StepResult train_step(Runtime& runtime, TrainState& state, const Config& config,
-                      const std::vector<data::LoaderBatch>& batches, std::int64_t num_samples) {
+                      const BatchSource& next, const Tensor& null_text) {
   const autograd::Context ctx = runtime.context();
-  const comm::Mesh& mesh = runtime.mesh();
-  StepResult result{.num_samples = num_samples};
+  comm::Communicator& world = *runtime.mesh().world;
   state.params().zero_grad(ctx);
-  double loss_sum = 0, tokens = 0, flops = 0;
-  for (const data::LoaderBatch& batch : batches) {
-    double batch_tokens = 0;
-    loss_sum += accumulate(runtime, state, config, batch, num_samples, &batch_tokens);
-    const auto count = static_cast<double>(batch.latents.dim(0));
-    flops +=
-        count *
-        model::model_flops(config.model, static_cast<std::int64_t>(batch_tokens / count)).step();
-    tokens += batch_tokens;
-  }
-  if (fault_point("grad", mesh.world->rank(), state.step()) == FaultAction::kNan) {
-    loss_sum = std::nan("");
-  }
+  Sums sums = run_micro_batches(runtime, state, config, next, null_text);
+  if (fault_point("grad", world.rank(), state.step()) == FaultAction::kNan)
+    sums.loss = std::nan("");
 
-  const std::int64_t bad_rank = first_bad_rank(mesh, !std::isfinite(loss_sum));
+  const std::int64_t bad_rank = first_bad_rank(world, !std::isfinite(sums.loss));
   if (bad_rank >= 0) {
     throw_error(ExitCode::kNonFinite, "[train] step {}: the loss of rank {} is not finite",
                 state.step(), bad_rank);
@@ -111,6 +119,7 @@ StepResult train_step(Runtime& runtime, TrainState& state, const Config& config,
     const TraceScope trace(ctx.tracer, "grad_sync");
     parallel::sync_gradients(ctx, state.params());
   }
+  StepResult result{.num_samples = sums.num_samples};
   {
     const TraceScope trace(ctx.tracer, "optimizer");
     result.grad = optim::gradient_norm(ctx, state.params());
@@ -124,11 +133,11 @@ StepResult train_step(Runtime& runtime, TrainState& state, const Config& config,
                       optim::clip_scale(result.grad.norm, config.optim.grad_clip),
                       state.step() + 1);
   }
-  result.loss =
-      mesh.world->all_reduce(loss_sum, comm::ReduceOp::kSum) / static_cast<double>(num_samples);
-  result.num_tokens =
-      static_cast<std::int64_t>(mesh.world->all_reduce(tokens, comm::ReduceOp::kSum));
-  result.model_flops = mesh.world->all_reduce(flops, comm::ReduceOp::kSum);
+  using comm::ReduceOp;
+  result.loss = world.all_reduce(sums.loss, ReduceOp::kSum) / static_cast<double>(sums.num_samples);
+  result.num_tokens = static_cast<std::int64_t>(world.all_reduce(sums.tokens, ReduceOp::kSum));
+  result.model_flops = world.all_reduce(sums.flops, ReduceOp::kSum);
+  result.data_wait_ms = world.all_reduce(sums.wait_ms, ReduceOp::kMax);
   state.advance();
   return result;
 }
@@ -138,22 +147,23 @@ std::vector<double> held_out_loss(Runtime& runtime, TrainState& state, const Con
   const autograd::Context ctx = runtime.context();
   const TraceScope trace(ctx.tracer, "held_out");
   const auto quantiles = narrow<int>(config.eval.quantiles);
+  comm::Communicator& world = *runtime.mesh().world;
+  std::int64_t mine = 0;
+  for (const data::LoaderBatch& batch : batches) mine += batch.size();
+  const auto count = static_cast<double>(world.all_reduce(mine, comm::ReduceOp::kSum));
   std::vector<double> losses;
   for (int q = 0; q < quantiles; ++q) {
     double total = 0;
     for (const data::LoaderBatch& batch : batches) {
-      diffusion::FlowBatch flow = diffusion::make_held_out_batch(
-          ctx, config.diffusion, config.model.family, to_device(ctx, batch.latents),
+      const diffusion::FlowBatch flow = diffusion::make_held_out_batch(
+          ctx, config.diffusion, config.model.family, to_device(ctx, batch.latent),
           batch.sample_ids, config.run.seed, q, quantiles, clip_size(batch));
       const autograd::Variable prediction =
           state.dit().forward(ctx, model_inputs(ctx, flow, batch));
       // Unweighted: a measure must not change with loss_weighting.
       total += sum(ctx, autograd::mse_loss(ctx, prediction, flow.target, Tensor(), 0));
     }
-    const auto count = static_cast<double>(runtime.mesh().world->all_reduce(
-        static_cast<std::int64_t>(batches.size()), comm::ReduceOp::kSum));
-    losses.push_back(runtime.mesh().world->all_reduce(total, comm::ReduceOp::kSum) /
-                     std::max(1.0, count));
+    losses.push_back(world.all_reduce(total, comm::ReduceOp::kSum) / std::max(1.0, count));
   }
   return losses;
 }

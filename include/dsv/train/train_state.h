@@ -14,8 +14,11 @@ namespace dsv::train {
 
 class TrainState {
  public:
-  // Builds the model and fills it by run.seed.
+  // Builds the model and fills it by run.seed. For training: gradients, moments, and EMA as config says.
   TrainState(const autograd::Context& ctx, const Config& config);
+  // With what is asked for only: sampling needs weights alone.
+  TrainState(const autograd::Context& ctx, const Config& config,
+             const autograd::ParamStore::Allocation& what);
   TrainState(const TrainState&) = delete;
   TrainState& operator=(const TrainState&) = delete;
 
@@ -29,6 +32,9 @@ class TrainState {
   std::vector<StatePiece> pieces(const comm::Mesh& mesh) const;
   // Reads the whole state; throws Error naming an array that is missing or has another size.
   void restore(const autograd::Context& ctx, CheckpointReader& reader);
+
+  // Reads the weights, or the EMA in their place, and leaves everything else.
+  void restore_weights(const autograd::Context& ctx, CheckpointReader& reader, bool ema);
 
   // CRC-32C of all state in a fixed order: equal states, equal hashes.
   std::uint32_t hash(const autograd::Context& ctx) const;

@@ -1,6 +1,7 @@
 // One optimizer step: micro-batches forward and backward, gradients over ranks, clip, AdamW.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "dsv/data/loader.h"
@@ -17,14 +18,18 @@ struct StepResult {
   std::int64_t num_samples = 0;  // over all ranks
   std::int64_t num_tokens = 0;   // over all ranks
   double model_flops = 0;        // 3 × forward, over all ranks
+  double data_wait_ms = 0;       // of the rank that waited longest
 };
 
-// Collective over the mesh. `batches` are this rank's micro-batches of step state.step(), maybe
-// none; `num_samples` counts the step's samples over all ranks. Every rank returns the same result.
-// Non-finite loss or gradients throw Error(kNonFinite) on all ranks, naming rank and unit, before
-// any state has changed.
+// This rank's micro-batches, one per call, in order; a rank without samples gets one of size 0.
+using BatchSource = std::function<data::LoaderBatch()>;
+
+// Collective over the mesh: takes the micro-batches of step state.step() from `next` and makes one
+// update. `null_text` [rows, dim] replaces the text of samples that CFG dropout picks. Every rank
+// returns the same result. Non-finite loss or gradients throw Error(kNonFinite) on all ranks,
+// naming rank or unit, before any state has changed.
 StepResult train_step(Runtime& runtime, TrainState& state, const Config& config,
-                      const std::vector<data::LoaderBatch>& batches, std::int64_t num_samples);
+                      const BatchSource& next, const Tensor& null_text);
 
 // Held-out loss of this rank's samples at fixed quantiles of t, summed over ranks: one mean per
 // quantile. `batches` hold one sample each.

@@ -1,0 +1,353 @@
+#include "dsv/train/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <map>
+#include <optional>
+
+#include "dsv/base/log.h"
+#include "dsv/comm/stop_request.h"
+#include "dsv/comm/watchdog.h"
+#include "dsv/data/held_out.h"
+#include "dsv/data/loader.h"
+#include "dsv/kernels/machine_peak.h"
+#include "dsv/train/checkpoint_writer.h"
+#include "dsv/train/config_io.h"
+#include "dsv/train/fault.h"
+#include "dsv/train/generate.h"
+#include "dsv/train/run_log.h"
+#include "dsv/train/runtime.h"
+#include "dsv/train/train_step.h"
+
+namespace dsv::train {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using comm::Phase;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+bool due(std::int64_t step, std::int64_t every) {
+  return every > 0 && step % every == 0;
+}
+
+std::shared_ptr<const data::Dataset> open_dataset(const Config& config) {
+  if (config.data.shards.empty()) {
+    throw_error(ExitCode::kConfig,
+                "data.shards: expected the folder that `dsv data encode` wrote, got nothing");
+  }
+  return std::make_shared<const data::Dataset>(config.data.shards);
+}
+
+Codec codec_of(const data::ShardIndex& index) {
+  return {.latents = index.latent, .text_kind = index.text_kind, .text = index.text};
+}
+
+// Which samples a set holds: another set under the same name would be another run.
+std::string fingerprint(const data::ShardIndex& index) {
+  std::uint64_t sum = 0;  // of mixed ids: the order of samples does not matter
+  for (const data::SampleRecord& record : index.samples) {
+    const std::string id = record.hex_id() + format("{:08x}", record.latent_crc32c);
+    sum += fnv1a(id.data(), id.size());
+  }
+  return format("{} samples, {:016x}", index.samples.size(), sum);
+}
+
+// The model must take what the shards hold.
+void require_fit(const Config& config, const data::ShardIndex& index) {
+  if (index.latent.channels != config.model.in_channels) {
+    throw_error(ExitCode::kConfig,
+                "model.in_channels: expected {}, as the shards in {} have, got {}",
+                index.latent.channels, config.data.shards, config.model.in_channels);
+  }
+  if (index.text.dim != config.model.text_dim) {
+    throw_error(ExitCode::kConfig, "model.text_dim: expected {}, as the shards in {} have, got {}",
+                index.text.dim, config.data.shards, config.model.text_dim);
+  }
+}
+
+}  // namespace
+
+struct Trainer::Impl {
+  Impl(const Config& c, std::unique_ptr<comm::Communicator> world, int num_threads,
+       const std::string& resume_path)
+      : config(c),
+        runtime({.device = c.run.device,
+                 .compute = c.precision.compute,
+                 .num_threads = num_threads,
+                 .dp = c.parallel.dp,
+                 .cp = c.parallel.cp},
+                std::move(world)),
+        rank(runtime.mesh().world->rank()),
+        watchdog(c.watchdog, *runtime.mesh().world),
+        log(c, *runtime.mesh().world),
+        dataset(open_dataset(c)),
+        codec(codec_of(dataset->index())),
+        state((require_fit(c, dataset->index()), runtime.context()), c) {
+    split = data::split_held_out(dataset->index().samples, config.data.held_out_percent);
+    plan = std::make_shared<const data::BatchPlan>(dataset->index().samples, split.train,
+                                                   config.data, config.run.seed);
+    null_text = dataset->null_text();
+    peak_flops = machine_flops(num_threads);
+    log.describe(state.params().num_params(), *plan, split, num_threads);
+    resume(resume_path);
+    loader =
+        std::make_unique<data::Loader>(dataset, plan, config.data, config.model.text_len,
+                                       data::LoaderPosition{.dp_rank = runtime.mesh().dp->rank(),
+                                                            .dp_size = runtime.mesh().dp->size(),
+                                                            .start_step = state.step()});
+  }
+
+  comm::Communicator& world() { return *runtime.mesh().world; }
+
+  // The measured FMA peak of all ranks together: what MFU is a share of on a CPU.
+  double machine_flops(int num_threads) {
+    const double mine = 1e9 * kernels::peak_fma_gflops(num_threads);
+    return world().all_reduce(mine, comm::ReduceOp::kSum);
+  }
+
+  void resume(const std::string& path);
+  std::vector<std::string> sample_prompts() const;
+  void save();
+  void evaluate();
+  void sample();
+  Json step_record(const StepResult& result, double seconds, const comm::CommStats& before);
+  ExitCode finish(bool stopped);
+  ExitCode run();
+
+  Config config;
+  Runtime runtime;
+  int rank;
+  comm::Watchdog watchdog;
+  RunLog log;
+  std::shared_ptr<const data::Dataset> dataset;
+  Codec codec;
+  TrainState state;
+  data::Split split;
+  std::shared_ptr<const data::BatchPlan> plan;
+  Tensor null_text;
+  std::unique_ptr<data::Loader> loader;
+  std::unique_ptr<CheckpointWriter> writer;
+  double peak_flops = 0;
+};
+
+void Trainer::Impl::resume(const std::string& path) {
+  watchdog.beat(Phase::kLoad, 0, "checkpoint");
+  const bool strict = config.resume.fallback == ResumeFallback::kStrict;
+  std::optional<CheckpointReader> reader;
+  if (!path.empty()) {
+    reader = CheckpointReader::open(path, {.strict = true}, world());
+  } else if (config.resume.mode != ResumeMode::kNever) {
+    reader = CheckpointReader::open_newest_valid(
+        log.checkpoint_dir(),
+        {.strict = strict, .required = config.resume.mode == ResumeMode::kRequired}, world());
+  } else if (log.has_checkpoints()) {
+    throw_error(
+        ExitCode::kConfig,
+        "resume.mode is never, but {} holds checkpoints: choose another run.name, or remove "
+        "them",
+        log.checkpoint_dir());
+  }
+  std::optional<std::int64_t> resumed;
+  if (reader) {
+    const CheckpointMeta& meta = reader->meta();
+    require_resumable(
+        config_differences(parse_config(meta.config_yaml, reader->path() + " (config)"), config),
+        config.resume.allow);
+    const Codec stored = codec_from_json(meta.extra.at("codec"), reader->path());
+    if (!(stored == codec)) {
+      throw_error(
+          ExitCode::kResumeRefused,
+          "[resume] the shards in {} were encoded or normalised otherwise than those of {}: the "
+          "model would see other latents",
+          config.data.shards, reader->path());
+    }
+    const std::string& shards = meta.extra.at("shards").as_string();
+    const auto& allow = config.resume.allow;
+    if (shards != fingerprint(dataset->index()) &&
+        std::find(allow.begin(), allow.end(), "data.shards") == allow.end()) {
+      throw_error(ExitCode::kResumeRefused,
+                  "[resume] {} was trained on other shards ({}) than {} holds now ({}); "
+                  "resume.allow: [data.shards] goes on with them",
+                  reader->path(), shards, config.data.shards, fingerprint(dataset->index()));
+    }
+    state.restore(runtime.context(), *reader);
+    resumed = state.step();
+    log.resumed(*reader, runtime.stream().num_threads);
+  }
+  writer = std::make_unique<CheckpointWriter>(
+      log.checkpoint_dir(),
+      CheckpointWriter::Options{.keep = config.checkpoint.keep,
+                                .async = config.checkpoint.async,
+                                .verify_after_save = config.checkpoint.verify_after_save,
+                                .resumed_step = resumed},
+      world());
+  log.start(state.step());
+}
+
+std::vector<std::string> Trainer::Impl::sample_prompts() const {
+  const std::vector<std::string>& prompts = config.sample.prompts;
+  const std::vector<std::int64_t>& shown = split.held_out.empty() ? split.train : split.held_out;
+  std::vector<std::string> out;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(config.sample.count); ++i) {
+    out.push_back(prompts.empty() ? dataset->record(shown[i % shown.size()]).caption
+                                  : prompts[i % prompts.size()]);
+  }
+  return out;
+}
+
+void Trainer::Impl::save() {
+  watchdog.beat(Phase::kSave, state.step());
+  CheckpointMeta meta{
+      .step = state.step(), .run_id = log.run_id(), .config_yaml = dump_config(config)};
+  meta.extra.set("codec", to_json(codec));
+  meta.extra.set("shards", fingerprint(dataset->index()));
+  // What `dsv sample` makes when it is not told.
+  const data::Bucket& bucket = plan->buckets().front();
+  Json size = Json::object();
+  size.set("height", bucket.height);
+  size.set("width", bucket.width);
+  size.set("frames", bucket.frames);
+  meta.extra.set("sample_size", std::move(size));
+  Json captions = Json::array();
+  for (const std::string& text : sample_prompts()) captions.push_back(text);
+  meta.extra.set("captions", std::move(captions));
+  meta.extra.set("layout", log.layout(runtime.stream().num_threads));
+  writer->save(meta, state.pieces(runtime.mesh()));
+}
+
+void Trainer::Impl::evaluate() {
+  if (split.held_out.empty()) return;
+  watchdog.beat(Phase::kSample, state.step(), "held-out loss");
+  Json record = Json::object();
+  // Every world-size-th sample, one at a time: the same samples whatever the layout.
+  std::vector<data::LoaderBatch> batches;
+  const auto limit = config.eval.max_samples > 0
+                         ? std::min<std::size_t>(split.held_out.size(),
+                                                 static_cast<std::size_t>(config.eval.max_samples))
+                         : split.held_out.size();
+  for (std::size_t i = static_cast<std::size_t>(rank); i < limit;
+       i += static_cast<std::size_t>(world().size())) {
+    batches.push_back(data::read_batch(*dataset, {split.held_out[i]}, config.model.text_len,
+                                       config.data.verify_crc));
+  }
+  const autograd::Context ctx = runtime.context();
+  const auto measure = [&](const char* name) {
+    const std::vector<double> losses = held_out_loss(runtime, state, config, batches);
+    double mean = 0;
+    Json list = Json::array();
+    for (const double l : losses) {
+      mean += l / static_cast<double>(losses.size());
+      list.push_back(l);
+    }
+    record.set(format("held_out_{}", name), mean);
+    record.set(format("held_out_{}_by_t", name), std::move(list));
+  };
+  measure("raw");
+  if (config.optim.ema) {
+    state.params().swap_ema(ctx);
+    measure("ema");
+    state.params().swap_ema(ctx);
+  }
+  log.held_out(state.step(), record);
+}
+
+void Trainer::Impl::sample() {
+  watchdog.beat(Phase::kSample, state.step(), "samples");
+  if (rank == 0) {
+    const TraceScope trace(runtime.tracer(), "sample");
+    const data::Bucket& bucket = plan->buckets().front();
+    GenerateRequest request{.height = bucket.height,
+                            .width = bucket.width,
+                            .frames = bucket.frames,
+                            .num_steps = narrow<int>(config.sample.steps),
+                            .cfg_scale = config.sample.cfg_scale,
+                            .seed = config.run.seed};
+    request.prompts = sample_prompts();
+    const autograd::Context ctx = runtime.context();
+    if (config.optim.ema) state.params().swap_ema(ctx);
+    const Generated generated =
+        generate(ctx, state.dit(), config.diffusion, codec, request,
+                 [&](int, int) { watchdog.beat(Phase::kSample, state.step(), "samples"); });
+    if (config.optim.ema) state.params().swap_ema(ctx);
+    log.samples(state.step(), generated, request.prompts, config.sample.fps);
+  }
+  world().barrier();
+}
+
+Json Trainer::Impl::step_record(const StepResult& r, double seconds,
+                                const comm::CommStats& before) {
+  const comm::CommStats comm = world().stats();
+  const ArenaStats memory = runtime.arena().stats();
+  Json record = Json::object();
+  record.set("loss", r.loss);
+  record.set("grad_norm", r.grad.norm);
+  record.set("lr", r.lr);
+  record.set("samples", r.num_samples);
+  record.set("tokens", r.num_tokens);
+  record.set("step_ms", seconds * 1e3);
+  record.set("samples_per_s", static_cast<double>(r.num_samples) / seconds);
+  record.set("tokens_per_s", static_cast<double>(r.num_tokens) / seconds);
+  record.set("gflops", r.model_flops / seconds / 1e9);
+  record.set("mfu", r.model_flops / seconds / peak_flops);
+  record.set("data_wait_ms", r.data_wait_ms);
+  record.set("comm_ms", (comm.seconds - before.seconds) * 1e3);
+  record.set("comm_bytes_sent", comm.bytes_sent - before.bytes_sent);
+  record.set("memory_peak_bytes", memory.peak_bytes);
+  record.set("memory_reserved_bytes", memory.reserved_bytes);
+  record.set("device_allocations", memory.num_device_allocations);
+  record.set("checkpoint_failures", writer->stats().num_failed);
+  Json times = Json::object();
+  for (const auto& [name, total] : runtime.tracer().totals()) times.set(name, total.seconds * 1e3);
+  record.set("time_ms", std::move(times));
+  runtime.tracer().reset();
+  return record;
+}
+
+ExitCode Trainer::Impl::finish(bool stopped) {
+  watchdog.beat(Phase::kSave, state.step(), "last checkpoint");
+  if (writer->stats().last_saved_step != state.step()) save();
+  writer->drain();
+  const bool saved =
+      writer->stats().last_saved_step == state.step() && !writer->stats().last_save_failed;
+  watchdog.beat(Phase::kIdle, state.step());
+  log.finish(state.step(), state.hash(runtime.context()), stopped, saved, writer->stats());
+  if (!saved) return ExitCode::kIo;
+  return stopped ? ExitCode::kStopped : ExitCode::kOk;
+}
+
+ExitCode Trainer::Impl::run() {
+  const std::int64_t first = state.step();
+  comm::CommStats comm_before = world().stats();
+  while (state.step() < config.run.steps) {
+    watchdog.beat(state.step() == first ? Phase::kFirstStep : Phase::kStep, state.step());
+    fault_point("step", rank, state.step());
+    if (comm::stop_requested_anywhere(world())) return finish(true);
+    const auto start = Clock::now();
+    const StepResult result = train_step(
+        runtime, state, config, [&] { return loader->next(); }, null_text);
+    log.step(state.step(), step_record(result, seconds_since(start), comm_before));
+    const bool last = state.step() == config.run.steps;
+    if (due(state.step(), config.eval.every_steps) || (last && config.eval.every_steps > 0)) {
+      evaluate();
+    }
+    if (due(state.step(), config.sample.every_steps)) sample();
+    if (due(state.step(), config.checkpoint.every_steps) && !last) save();
+    writer->poll();
+    comm_before = world().stats();
+  }
+  return finish(false);
+}
+
+Trainer::Trainer(const Config& config, std::unique_ptr<comm::Communicator> world, int num_threads,
+                 const std::string& resume_path)
+    : impl_(std::make_unique<Impl>(config, std::move(world), num_threads, resume_path)) {}
+Trainer::~Trainer() = default;
+ExitCode Trainer::run() {
+  return impl_->run();
+}
+
+}  // namespace dsv::train

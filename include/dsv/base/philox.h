@@ -1,6 +1,7 @@
 // Philox4x32-10, the counter-based generator (Salmon et al., "Parallel random numbers: as easy as
-// 1, 2, 3", SC 2011). The engine holds no generator state: every random number is a pure function of
-// (seed, purpose, step, sample, element), so it is the same under any layout and after any resume.
+// 1, 2, 3", SC 2011). The engine holds no generator state: every random number is a pure function
+// of (seed, purpose, step, sample, element), so it is the same under any layout and after any
+// resume.
 #pragma once
 
 #include <array>
@@ -11,17 +12,17 @@ namespace dsv {
 
 // What a number is for; values are part of the reproducibility contract and must not be renumbered.
 enum class RngPurpose : std::uint32_t {
-  kInit = 1,       // parameter initialisation: step 0, sample = FNV-1a of the parameter's name
-  kNoise = 2,      // ε of flow matching
-  kTimestep = 3,   // t
+  kInit = 1,      // parameter initialisation: step 0, sample = FNV-1a of the parameter's name
+  kNoise = 2,     // ε of flow matching
+  kTimestep = 3,  // t
   kCfgDropout = 4,
   kShuffle = 5,
   kBucket = 6,
   kHeldOutNoise = 7,
-  kSampler = 8,    // initial noise of generation
-  kText = 9,       // frozen random word embeddings
+  kSampler = 8,  // initial noise of generation
+  kText = 9,     // frozen random word embeddings
   kTest = 10,
-  kSynth = 11,     // synthetic clips
+  kSynth = 11,  // synthetic clips
 };
 
 struct PhiloxKey {
@@ -47,7 +48,8 @@ constexpr PhiloxBlock philox4x32(PhiloxBlock ctr, std::uint32_t k0, std::uint32_
 }
 
 // The derived two-word key and upper counter words of a PhiloxKey. (seed, purpose, step) are mixed
-// into the key by one Philox call each, the sample id fills two counter words, the element the rest.
+// into the key by one Philox call each, the sample id fills two counter words, the element the
+// rest.
 struct PhiloxStream {
   std::uint32_t k0 = 0, k1 = 0;
   std::uint64_t sample = 0;
@@ -63,16 +65,19 @@ struct PhiloxStream {
 
   // Four words for block `index`; element e of a stream is word e % 4 of block e / 4.
   constexpr PhiloxBlock block(std::uint64_t index) const {
-    return philox4x32({static_cast<std::uint32_t>(index), static_cast<std::uint32_t>(index >> 32),
-                       static_cast<std::uint32_t>(sample), static_cast<std::uint32_t>(sample >> 32)},
-                      k0, k1);
+    return philox4x32(
+        {static_cast<std::uint32_t>(index), static_cast<std::uint32_t>(index >> 32),
+         static_cast<std::uint32_t>(sample), static_cast<std::uint32_t>(sample >> 32)},
+        k0, k1);
   }
-  constexpr std::uint32_t word(std::uint64_t element) const { return block(element / 4)[element % 4]; }
+  constexpr std::uint32_t word(std::uint64_t element) const {
+    return block(element / 4)[element % 4];
+  }
 };
 
-// (0, 1): 24 bits, centred in their interval, so never 0 or 1 and exact in f32.
+// (0, 1): 23 bits, centred in their interval, so never 0 or 1 and exact in f32.
 constexpr double philox_uniform(std::uint32_t word) {
-  return (static_cast<double>(word >> 8) + 0.5) * 0x1p-24;
+  return (static_cast<double>(word >> 9) + 0.5) * 0x1p-23;
 }
 
 // Standard normals by Box-Muller on word pairs (0,1) and (2,3), in double; element e uses pair

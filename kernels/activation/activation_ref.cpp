@@ -12,17 +12,21 @@ constexpr double kSqrt1Over2 = 0.7071067811865475244;
 constexpr double k1OverSqrt2Pi = 0.3989422804014326779;
 constexpr double kCubic = 0.044715;
 
+double sigmoid(double x) {
+  return 1 / (1 + std::exp(-x));
+}
+
+// 1 + tanh(u) = 2 sigmoid(2u) and 1 + erf(z) = erfc(-z): neither cancels for large negative x.
 double value(Activation kind, double x) {
   switch (kind) {
     case Activation::kNone:
       return x;
     case Activation::kGeluTanh:
-      return x / 2 * (1 + std::tanh(kSqrt2OverPi * (x + kCubic * x * x * x)));
-    // 1 + erf(z) = erfc(-z), which does not cancel for large negative x.
+      return x * sigmoid(2 * kSqrt2OverPi * (x + kCubic * x * x * x));
     case Activation::kGeluErf:
       return x / 2 * std::erfc(-x * kSqrt1Over2);
     case Activation::kSilu:
-      return x / (1 + std::exp(-x));
+      return x * sigmoid(x);
   }
   return x;
 }
@@ -32,15 +36,14 @@ double slope(Activation kind, double x) {
     case Activation::kNone:
       return 1;
     case Activation::kGeluTanh: {
-      const double t = std::tanh(kSqrt2OverPi * (x + kCubic * x * x * x));
-      return (1 + t) / 2 + x / 2 * (1 - t * t) * kSqrt2OverPi * (1 + 3 * kCubic * x * x);
+      const double u = kSqrt2OverPi * (x + kCubic * x * x * x);
+      const double du = kSqrt2OverPi * (1 + 3 * kCubic * x * x);
+      return sigmoid(2 * u) * (1 + 2 * x * du * sigmoid(-2 * u));
     }
     case Activation::kGeluErf:
       return std::erfc(-x * kSqrt1Over2) / 2 + x * k1OverSqrt2Pi * std::exp(-x * x / 2);
-    case Activation::kSilu: {
-      const double s = 1 / (1 + std::exp(-x));
-      return s * (1 + x * (1 - s));
-    }
+    case Activation::kSilu:
+      return sigmoid(x) * (1 + x * sigmoid(-x));
   }
   return 1;
 }

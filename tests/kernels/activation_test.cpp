@@ -1,27 +1,172 @@
-#include <cmath>
-#include <vector>
+#include "dsv/kernels/activation.h"
 
-#include "dsv/kernels/kernel_table.h"
-#include "support/catch.h"
+#include "kernels/support/cpu_checks.h"
 
-namespace dsv::kernels {
+namespace dsv::test {
 namespace {
 
-Tensor view(std::vector<float>& values, const Shape& shape) {
-  return Tensor(values.data(), DType::kF32, shape);
+using kernels::Activation;
+using kernels::cpu_kernels;
+using kernels::reference_kernels;
+
+const std::vector<Activation> kKinds{Activation::kNone, Activation::kGeluTanh, Activation::kGeluErf,
+                                     Activation::kSilu};
+
+double reference_at(Activation kind, double x) {
+  const Tensor in = full({1}, x, DType::kF64), out = f64_like(in);
+  reference_kernels().activation_forward({.x = in, .y = out, .kind = kind}, {});
+  return out.f64()[0];
+}
+
+// Every `step`th f32 with |x| ≤ limit, both signs, from the smallest up.
+Tensor many_floats(float limit, std::uint32_t step) {
+  const auto last = __builtin_bit_cast(std::uint32_t, limit);
+  const auto count = static_cast<std::int64_t>(last / step + 1);
+  const Tensor x = empty({2 * count});
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float value = __builtin_bit_cast(float, static_cast<std::uint32_t>(i) * step);
+    x.f32()[2 * i] = value;
+    x.f32()[2 * i + 1] = -value;
+  }
+  return x;
+}
+
+// Largest error in units in the last place of the true value, of results not below `floor`.
+double worst_ulp(const Tensor& got, const Tensor& want, double floor) {
+  double worst = 0;
+  for (std::int64_t e = 0; e < got.num_elements(); ++e) {
+    const double w = want.f64()[e];
+    if (!(std::fabs(w) > floor)) continue;
+    const double ulp = std::ldexp(1.0, std::ilogb(w) - 23);
+    worst = std::max(worst, std::fabs(static_cast<double>(got.f32()[e]) - w) / ulp);
+  }
+  return worst;
 }
 
 TEST_CASE("activation: known values", "[activation]") {
-  const auto at_one = [](Activation kind) {
-    std::vector<float> x{1}, y(1);
-    reference_kernels().activation_forward({.x = view(x, {1}), .y = view(y, {1}), .kind = kind},
-                                           {});
-    return y[0];
-  };
-  CHECK(at_one(Activation::kGeluErf) == Approx(0.8413447460685429));  // Phi(1)
-  CHECK(at_one(Activation::kSilu) == Approx(0.7310585786300049));
-  CHECK(at_one(Activation::kGeluTanh) == Approx(0.8411919906082768));
+  CHECK(reference_at(Activation::kGeluErf, 1) == Approx(0.8413447460685429));  // Phi(1)
+  CHECK(reference_at(Activation::kSilu, 1) == Approx(0.7310585786300049));
+  CHECK(reference_at(Activation::kGeluTanh, 1) == Approx(0.8411919906082768));
+  CHECK(reference_at(Activation::kNone, 1.5) == 1.5);
+}
+
+TEST_CASE("activation: a few ulp over the whole range of f32", "[activation]") {
+  // silu and gelu_erf to 6 units in the last place down to the smallest normal numbers, also in the
+  // lower tail, where 1 + erf(x) would have none left. gelu_tanh's exponent is a cubic whose
+  // rounding the exponential multiplies by up to 85.
+  const Tensor x = many_floats(100, 3571), x64 = to_f64(x);
+  for_each_isa([&] {
+    for (const Activation kind : kKinds) {
+      CAPTURE(static_cast<int>(kind));
+      const Tensor want = f64_like(x);
+      reference_kernels().activation_forward({.x = x64, .y = want, .kind = kind}, {});
+      const Output got(x.shape());
+      cpu_kernels().activation_forward({.x = x, .y = got, .kind = kind}, cpu_stream());
+      const double bound = kind == Activation::kNone ? 0 : kind == Activation::kGeluTanh ? 256 : 6;
+      CHECK(worst_ulp(got, want, 1.2e-38 * 100) <= bound);
+      CHECK(got.intact());
+      // Everywhere, denormals included: absolute error against |x|.
+      double worst = 0;
+      for (std::int64_t e = 0; e < x.num_elements(); ++e) {
+        if (std::fabs(x.f32()[e]) < 1e-37f) continue;
+        worst =
+            std::max(worst, std::fabs(static_cast<double>(got.tensor().f32()[e]) - want.f64()[e]) /
+                                std::fabs(static_cast<double>(x.f32()[e])));
+      }
+      CHECK(worst <= 2.5 * kEps);
+    }
+  });
+}
+
+TEST_CASE("activation: slopes are right to a few roundings of 1", "[activation]") {
+  const Tensor x = many_floats(100, 7919), dy = full(x.shape(), 1), x64 = to_f64(x),
+               dy64 = to_f64(dy);
+  for_each_isa([&] {
+    for (const Activation kind : kKinds) {
+      CAPTURE(static_cast<int>(kind));
+      const Tensor want = f64_like(x);
+      reference_kernels().activation_backward({.x = x64, .dy = dy64, .dx = want, .kind = kind}, {});
+      const Output got(x.shape());
+      cpu_kernels().activation_backward({.x = x, .dy = dy, .dx = got, .kind = kind}, cpu_stream());
+      CHECK(max_distance(got, want) <= 5 * kEps);
+    }
+  });
+}
+
+TEST_CASE("activation: sizes, scales, threads, and in place", "[activation]") {
+  for_each_isa([] {
+    for (const std::int64_t n : {0, 1, 3, 15, 16, 17, 1000, 70001}) {
+      for (const double scale : {1.0, 8.0, 32.0, 128.0}) {
+        for (const Activation kind : kKinds) {
+          CAPTURE(n, scale, static_cast<int>(kind));
+          const Tensor x = random({n}, 1, scale), dy = random({n}, 2, scale);
+          const Tensor y = empty({n}, DType::kF64), dx = empty({n}, DType::kF64);
+          reference_kernels().activation_forward({.x = to_f64(x), .y = y, .kind = kind}, {});
+          reference_kernels().activation_backward(
+              {.x = to_f64(x), .dy = to_f64(dy), .dx = dx, .kind = kind}, {});
+          const auto got = same_for_any_threads([&](const Stream& stream) {
+            std::vector<Output> out{Output({n}), Output({n})};
+            cpu_kernels().activation_forward({.x = x, .y = out[0], .kind = kind}, stream);
+            cpu_kernels().activation_backward({.x = x, .dy = dy, .dx = out[1], .kind = kind},
+                                              stream);
+            return out;
+          });
+          CHECK(tensor_error(got[0], y) <= 3 * kEps);
+          CHECK(max_distance(got[1], dx) <= 6 * kEps * max_abs(dy));  // slopes cross zero
+          const Tensor over_x = converted(x, DType::kF32), over_dy = converted(dy, DType::kF32);
+          cpu_kernels().activation_forward({.x = over_x, .y = over_x, .kind = kind}, cpu_stream(2));
+          cpu_kernels().activation_backward({.x = x, .dy = over_dy, .dx = over_dy, .kind = kind},
+                                            cpu_stream(2));
+          CHECK(bitwise_equal(over_x, got[0]));
+          CHECK(bitwise_equal(over_dy, got[1]));
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE("activation: extremes", "[activation]") {
+  const Tensor x = empty({5}), dy = full({5}, 1);
+  for (int i = 0; const float v : {3e38f, -3e38f, 0.0f, NAN, INFINITY}) x.f32()[i++] = v;
+  for_each_isa([&] {
+    for (const Activation kind : kKinds) {
+      CAPTURE(static_cast<int>(kind));
+      if (kind == Activation::kNone) continue;
+      const Output y({5}), dx({5});
+      cpu_kernels().activation_forward({.x = x, .y = y, .kind = kind}, cpu_stream());
+      cpu_kernels().activation_backward({.x = x, .dy = dy, .dx = dx, .kind = kind}, cpu_stream());
+      const std::vector<double> v = values(y), d = values(dx);
+      CHECK(v[0] == static_cast<double>(3e38f));
+      CHECK(v[1] == 0);
+      CHECK(v[2] == 0);
+      CHECK(std::isnan(v[3]));
+      CHECK(v[4] == INFINITY);
+      CHECK(d[0] == 1);
+      CHECK(d[1] == 0);
+      CHECK(d[2] == 0.5);
+      CHECK(std::isnan(d[3]));
+    }
+  });
+}
+
+TEST_CASE("activation: the reference's slopes are those of finite differences", "[activation]") {
+  for (const Activation kind : kKinds) {
+    CAPTURE(static_cast<int>(kind));
+    const Tensor x = random({200}, 1, 2, DType::kF64), dy = random({200}, 2, 1, DType::kF64);
+    const Tensor y = f64_like(x), dx = f64_like(x);
+    reference_kernels().activation_backward({.x = x, .dy = dy, .dx = dx, .kind = kind}, {});
+    const auto loss = [&] {
+      reference_kernels().activation_forward({.x = x, .y = y, .kind = kind}, {});
+      return inner(y, dy);
+    };
+    CHECK(gradient_error(loss, x, dx) <= 1e-8);
+  }
+}
+
+TEST_CASE("activation: bf16 is refused", "[activation]") {
+  const Tensor x = full({4}, 1, DType::kBF16);
+  check_refuses_bf16([&] { cpu_kernels().activation_forward({.x = x, .y = x}, cpu_stream()); });
 }
 
 }  // namespace
-}  // namespace dsv::kernels
+}  // namespace dsv::test

@@ -44,7 +44,8 @@ Launcher find_launcher(const GetEnv& get_env) {
     return {.found = true,
             .name = "Open MPI",
             .announced_ranks = *size,
-            .local_ranks = number(get_env, "OMPI_COMM_WORLD_LOCAL_SIZE").value_or(1)};
+            .local_ranks = number(get_env, "OMPI_COMM_WORLD_LOCAL_SIZE").value_or(1),
+            .local_rank = number(get_env, "OMPI_COMM_WORLD_LOCAL_RANK").value_or(0)};
   }
   if (const auto size = number(get_env, "PMI_SIZE")) {
     return {.found = true, .name = "PMI", .announced_ranks = *size};
@@ -67,24 +68,28 @@ Launcher find_launcher(const GetEnv& get_env) {
 
 void prepare_environment(const Launcher& launcher) {
   if (launcher.name != "Open MPI" || launcher.local_ranks < 2) return;
+  const bool speaks = launcher.local_rank == 0;
   constexpr const char* kSingleCopy = "OMPI_MCA_btl_vader_single_copy_mechanism";
   if (std::getenv(kSingleCopy) == nullptr && !cross_memory_reads_work()) {
     setenv(kSingleCopy, "none", 0);
-    log_warn(
-        "[launch] this container forbids cross-memory reads: using {}=none (slower); allow them "
-        "with --cap-add=SYS_PTRACE",
-        kSingleCopy);
-  }
-  // What the shared-memory transport maps per rank when it starts, with its queues.
-  constexpr std::int64_t kShmPerRankBytes = std::int64_t{16} << 20;
-  struct statvfs shm {};
-  if (statvfs("/dev/shm", &shm) == 0) {
-    const std::int64_t free_bytes = static_cast<std::int64_t>(shm.f_bavail * shm.f_frsize);
-    if (free_bytes < kShmPerRankBytes * launcher.local_ranks) {
+    if (speaks) {
       log_warn(
-          "[launch] /dev/shm has {} MiB free, {} ranks may need {} MiB: start the container with "
-          "--shm-size=1g",
-          free_bytes >> 20, launcher.local_ranks, kShmPerRankBytes * launcher.local_ranks >> 20);
+          "[launch] this container forbids cross-memory reads: using {}=none; `docker run "
+          "--cap-add=SYS_PTRACE` allows them, which is faster for large messages",
+          kSingleCopy);
+    }
+  }
+  // A segment of 4 MiB per rank, and queues. With less Open MPI falls back to TCP.
+  constexpr std::int64_t kShmPerRankBytes = std::int64_t{6} << 20;
+  struct statvfs shm {};
+  if (speaks && statvfs("/dev/shm", &shm) == 0) {
+    const auto free_bytes = static_cast<std::int64_t>(shm.f_bavail * shm.f_frsize);
+    const std::int64_t needed = kShmPerRankBytes * launcher.local_ranks;
+    if (free_bytes < needed) {
+      log_warn(
+          "[launch] /dev/shm has {} MiB free, {} ranks need {} MiB for fast messages: start the "
+          "container with `--shm-size=1g`",
+          free_bytes >> 20, launcher.local_ranks, needed >> 20);
     }
   }
 }

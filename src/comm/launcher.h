@@ -12,6 +12,7 @@ struct Launcher {
   std::string name;         // "Open MPI", "PMI", "Slurm with PMIx"
   int announced_ranks = 0;  // 0: it does not say
   int local_ranks = 1;      // as announced; 1 when it does not say
+  int local_rank = 0;
 };
 
 using GetEnv = std::function<const char*(const char*)>;

@@ -118,6 +118,34 @@ asked-binding)
   export OMPI_MCA_hwloc_base_binding_policy=core
   start 1 where && finish
   expect_rc 0 && expect_said "threads 1$" ;;
+no-cross-memory) # Docker's default profile: found and worked around before MPI starts
+  unset OMPI_MCA_btl_vader_single_copy_mechanism
+  here=$(dirname "$probe")
+  "${mpirun[@]}" 2 "$here/deny_cross_memory" "$here/mpi_contract" large moves >"$dir/out" 2>&1
+  rc=$?
+  [[ $rc -eq 77 ]] && exit 77
+  expect_rc 0 && expect_said "forbids cross-memory reads" && expect_said "2 cases passed on 2 ranks"
+  ! grep -q "Read -1" "$dir/out" || fail "Open MPI still tried" ;;
+two-hosts) # pretended by UTS namespaces, which only root may make; ranks come interleaved from mpirun
+  unshare --uts true 2>/dev/null || { echo "SKIPPED: no UTS namespaces"; exit 77; }
+  cat >"$dir/rsh" <<'RSH'
+#!/usr/bin/env bash
+while [[ $1 == -* ]]; do shift; done
+host=$1
+shift
+exec unshare --uts bash -c "hostname $host; $*"
+RSH
+  chmod +x "$dir/rsh"
+  mpirun=("${mpirun[0]}" --mca plm_rsh_agent "$dir/rsh" --mca plm_rsh_no_tree_spawn 1
+          --host nodea:2,nodeb:3 --map-by node "${mpirun[@]:1}")
+  start 5 where && finish
+  expect_rc 0 && expect_said "5 ranks \(mpi\) on 2 hosts" && expect_said "between 2 and 3 ranks"
+  for line in "0/5 mpi local 0/2" "1/5 mpi local 1/2" "2/5 mpi local 0/3" "3/5 mpi local 1/3" "4/5 mpi local 2/3"; do
+    expect_said "^$line"
+  done
+  "${mpirun[@]}" 4 "$(dirname "$probe")/mpi_contract" reductions moves groups >"$dir/out" 2>&1
+  rc=$?
+  expect_rc 0 ;;
 *)
   fail "unknown case" ;;
 esac

@@ -75,7 +75,7 @@ std::string dry_run_report(const Config& config) {
   out += format("{:>12} {:>7} {:>9} {:>7} {:>14} {:>10} {:>12} {:>14}\n", "bucket", "frames",
                 "tokens", "batch", "FLOPs/step", "attention", "state/rank", "activations");
   for (const data::Bucket& b : buckets) {
-    const std::int64_t latent_frames = std::max<std::int64_t>(1, b.frames / factors.frames);
+    const std::int64_t latent_frames = (b.frames + factors.frames - 1) / factors.frames;
     const std::int64_t tokens = latent_frames / patch[0] * (b.height / factors.pixels / patch[1]) *
                                 (b.width / factors.pixels / patch[2]);
     const model::Flops flops = model::model_flops(config.model, tokens);

@@ -189,12 +189,19 @@ void Trainer::Impl::resume(const std::string& path) {
 }
 
 std::vector<std::string> Trainer::Impl::sample_prompts() const {
-  const std::vector<std::string>& prompts = config.sample.prompts;
-  const std::vector<std::int64_t>& shown = split.held_out.empty() ? split.train : split.held_out;
+  std::vector<std::string> choices = config.sample.prompts;
+  if (choices.empty()) {
+    // Captions of held-out clips, each once: clips of one video share theirs.
+    for (const std::int64_t i : split.held_out.empty() ? split.train : split.held_out) {
+      const std::string& caption = dataset->record(i).caption;
+      if (std::find(choices.begin(), choices.end(), caption) == choices.end()) {
+        choices.push_back(caption);
+      }
+    }
+  }
   std::vector<std::string> out;
   for (std::size_t i = 0; i < static_cast<std::size_t>(config.sample.count); ++i) {
-    out.push_back(prompts.empty() ? dataset->record(shown[i % shown.size()]).caption
-                                  : prompts[i % prompts.size()]);
+    out.push_back(choices[i % choices.size()]);
   }
   return out;
 }

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "arguments.h"
 #include "dsv/base/crc32c.h"
 #include "reduce_in_order.h"
 
@@ -28,88 +29,8 @@ struct Frame {
 };
 static_assert(sizeof(Frame) == 64);
 
-const char* op_name(Op op) {
-  switch (op) {
-    case Op::kBarrier: return "barrier";
-    case Op::kBroadcast: return "broadcast";
-    case Op::kAllReduce: return "all_reduce";
-    case Op::kAllGather: return "all_gather_v";
-    case Op::kReduceScatter: return "reduce_scatter_v";
-    case Op::kAllToAll: return "all_to_all_v";
-    case Op::kAllGatherBytes: return "all_gather_bytes";
-    case Op::kSplit: return "split";
-  }
-  return "unknown";
-}
-
-std::string describe(const Header& h) {
-  std::string out = format("{} (call {}", op_name(h.op), h.seq);
-  if (h.op == Op::kAllReduce || h.op == Op::kReduceScatter) {
-    constexpr const char* kNames[] = {"sum", "min", "max"};
-    out += format(", {}", kNames[h.reduce % 3]);
-  }
-  if (h.width_bytes > 0) out += format(", {}", static_cast<DType>(h.dtype));
-  if (h.row_bytes > 0) out += format(", {} rows of {} bytes", h.num_rows, h.row_bytes);
-  if (h.op == Op::kBroadcast) out += format(", root {}", h.detail);
-  if (h.op == Op::kAllGather || h.op == Op::kReduceScatter) {
-    out += format(", counts {:08x}", h.detail);
-  }
-  return out + ")";
-}
-
 std::byte* bytes_of(const Tensor& t) {
   return static_cast<std::byte*>(t.raw());
-}
-
-void check_tensor(const char* op, const Tensor& t) {
-  DSV_CHECK(t.defined(), "[comm] {} expects a defined tensor", op);
-  DSV_CHECK(t.is_contiguous(), "[comm] {} expects a contiguous tensor, got shape {}", op,
-            t.shape());
-  DSV_CHECK(t.device().kind == DeviceKind::kCpu,
-            "[comm] {} on this backend moves host tensors, got {}", op, t.device());
-}
-
-void check_reducible(const char* op, const Tensor& t) {
-  DSV_CHECK(is_reducible(t.dtype()), "[comm] {} expects F32, F64, I32, I64 or U32, got {}", op,
-            t.dtype());
-}
-
-// Bytes of one slice of dim 0.
-std::int64_t row_bytes(const Tensor& t) {
-  std::int64_t n = size_of(t.dtype());
-  for (int i = 1; i < t.num_dims(); ++i) n = checked_mul(n, t.dim(i));
-  return n;
-}
-
-void check_rows(const char* op, const Tensor& in, const Tensor& out) {
-  check_tensor(op, in);
-  check_tensor(op, out);
-  DSV_CHECK(in.num_dims() >= 1 && out.num_dims() >= 1, "[comm] {} expects tensors with rows", op);
-  DSV_CHECK(in.dtype() == out.dtype(), "[comm] {} from {} into {}", op, in.dtype(), out.dtype());
-  DSV_CHECK(row_bytes(in) == row_bytes(out),
-            "[comm] {} from rows of {} bytes into rows of {} bytes", op, row_bytes(in),
-            row_bytes(out));
-}
-
-void check_counts(const char* op, Counts counts, int size) {
-  DSV_CHECK(static_cast<int>(counts.size()) == size, "[comm] {} expects {} counts, got {}", op,
-            size, counts.size());
-  for (const std::int64_t c : counts) {
-    DSV_CHECK(c >= 0, "[comm] {} expects counts ≥ 0, got {}", op, c);
-  }
-}
-
-void check_num_rows(const char* op, const char* which, const Tensor& t, std::int64_t expected) {
-  DSV_CHECK(t.dim(0) == expected, "[comm] {} expects {} rows of {}, got {}", op, expected, which,
-            t.dim(0));
-}
-
-void check_disjoint(const char* op, const Tensor& in, const Tensor& out) {
-  const std::less<const std::byte*> before;
-  const bool overlap = in.num_bytes() > 0 && out.num_bytes() > 0 &&
-                       before(bytes_of(in), bytes_of(out) + out.num_bytes()) &&
-                       before(bytes_of(out), bytes_of(in) + in.num_bytes());
-  DSV_CHECK(!overlap, "[comm] {} expects input and output apart, they overlap", op);
 }
 
 void copy_bytes(std::byte* to, const std::byte* from, std::int64_t n) {
@@ -137,14 +58,6 @@ std::vector<std::int64_t> even_split(std::int64_t n, int parts) {
 
 std::uint32_t digest(Counts counts) {
   return crc32c(counts.data(), counts.size_bytes());
-}
-
-Header header_of(Op op, const Tensor& t, std::int64_t num_rows, std::int64_t row_bytes) {
-  return {.op = op,
-          .dtype = static_cast<std::uint8_t>(t.dtype()),
-          .width_bytes = static_cast<std::uint8_t>(size_of(t.dtype())),
-          .num_rows = num_rows,
-          .row_bytes = row_bytes};
 }
 
 }  // namespace

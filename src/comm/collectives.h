@@ -6,6 +6,7 @@
 #include <cstddef>
 
 #include "dsv/comm/communicator.h"
+#include "header.h"
 #include "op_log.h"
 
 namespace dsv::comm {
@@ -14,31 +15,6 @@ struct Bytes {
   std::byte* data = nullptr;
   std::int64_t size = 0;
 };
-
-enum class Op : std::uint8_t {
-  kBarrier,
-  kBroadcast,
-  kAllReduce,
-  kAllGather,
-  kReduceScatter,
-  kAllToAll,
-  kAllGatherBytes,
-  kSplit,
-};
-
-// What a rank says about a call before it begins. Equal on all ranks, or the call is refused.
-struct Header {
-  std::int64_t seq = 0;
-  Op op = Op::kBarrier;
-  std::uint8_t reduce = 0;  // ReduceOp
-  std::uint8_t dtype = 0;
-  std::uint8_t width_bytes = 0;  // of an element
-  std::uint32_t detail = 0;      // root of a broadcast, CRC-32C of the counts
-  std::int64_t num_rows = 0;
-  std::int64_t row_bytes = 0;
-  bool operator==(const Header&) const = default;
-};
-static_assert(sizeof(Header) == 32);
 
 class Collectives : public Communicator {
  public:

@@ -242,29 +242,29 @@ SafetensorsFile SafetensorsFile::open(const std::string& path) {
   return file;
 }
 
-const std::string& SafetensorsFile::path() const {
+const std::string& SafetensorsFile::path() const& {
   return state_->path;
 }
-const std::vector<TensorInfo>& SafetensorsFile::tensors() const {
+const std::vector<TensorInfo>& SafetensorsFile::tensors() const& {
   return state_->header.tensors;
 }
-const std::vector<std::pair<std::string, std::string>>& SafetensorsFile::metadata() const {
+const std::vector<std::pair<std::string, std::string>>& SafetensorsFile::metadata() const& {
   return state_->header.metadata;
 }
 
-const std::string* SafetensorsFile::find_metadata(std::string_view key) const {
+const std::string* SafetensorsFile::find_metadata(std::string_view key) const& {
   for (const auto& [name, value] : state_->header.metadata) {
     if (name == key) return &value;
   }
   return nullptr;
 }
 
-const TensorInfo* SafetensorsFile::find(std::string_view name) const {
+const TensorInfo* SafetensorsFile::find(std::string_view name) const& {
   const auto it = state_->by_name.find(name);
   return it == state_->by_name.end() ? nullptr : it->second;
 }
 
-const TensorInfo& SafetensorsFile::at(std::string_view name) const {
+const TensorInfo& SafetensorsFile::at(std::string_view name) const& {
   const TensorInfo* info = find(name);
   if (info == nullptr) refuse(path(), "tensor '{}' is missing", printable(name));
   return *info;

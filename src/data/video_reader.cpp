@@ -147,8 +147,12 @@ void VideoReader::State::scan() {
   const AvPacketPtr packet = make_packet();
   std::int64_t first = INT64_MAX, last = INT64_MIN;
   int result = 0;
+  std::int64_t num_packets = 0;  // also those that are decoded but not shown
   while ((result = av_read_frame(format, packet.get())) >= 0) {
-    if (packet->stream_index == stream->index && (packet->flags & AV_PKT_FLAG_DISCARD) == 0) {
+    const bool ours =
+        packet->stream_index == stream->index && (packet->flags & AV_PKT_FLAG_CORRUPT) == 0;
+    num_packets += ours ? 1 : 0;
+    if (ours && (packet->flags & AV_PKT_FLAG_DISCARD) == 0) {
       const std::int64_t pts = packet->pts != AV_NOPTS_VALUE ? packet->pts : packet->dts;
       if (pts != AV_NOPTS_VALUE) {
         first = std::min(first, pts);
@@ -161,6 +165,12 @@ void VideoReader::State::scan() {
     av_packet_unref(packet.get());
   }
   if (info.num_frames == 0) refuse(path, "no frames: {}", ffmpeg_error(result));
+  if (stream->nb_frames > num_packets) {
+    info.damage =
+        dsv::format("cut off: {} of {} frames are in the file", num_packets, stream->nb_frames);
+  } else if (result != AVERROR_EOF) {
+    info.damage = dsv::format("damaged after {} frames: {}", num_packets, ffmpeg_error(result));
+  }
   if (info.num_frames > 1 && first < last) {
     first_pts = first;
     info.last_frame_s = (static_cast<double>(last) - static_cast<double>(first)) * unit_s;

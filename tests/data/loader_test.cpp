@@ -332,7 +332,8 @@ TEST_CASE("loader: damage is reported when its turn comes, and again", "[loader]
   const SampleRecord& r = o.dataset->record(victim);
   const std::string path = dir / r.file;
   std::string bytes = read_bytes(path);
-  bytes[static_cast<std::size_t>(SafetensorsFile::open(path).at(r.latent_name()).offset)] ^= 4;
+  const SafetensorsFile file = SafetensorsFile::open(path);
+  bytes[static_cast<std::size_t>(file.at(r.latent_name()).offset)] ^= 4;
   write_bytes(path, bytes);
   Loader loader(o.dataset, o.plan, config, 5, {});
   CHECK(loader.next().step == 0);

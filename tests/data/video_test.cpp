@@ -113,6 +113,7 @@ TEST_CASE("video: what is written is read back at its own rate and size", "[vide
     CHECK(reader.info().width == 64);
     CHECK(reader.info().height == 48);
     CHECK(reader.info().duration_s == Approx(0.5));
+    CHECK(reader.info().damage == "");
     CHECK(reader.info().latest_start_s(12, 24) >= 0);
     CHECK(reader.info().latest_start_s(13, 24) < 0);
     const Tensor back = read_one(reader, 0, 12, 24, 48, 64);
@@ -315,6 +316,7 @@ TEST_CASE("video: a truncated file gives the clips before the cut and says so", 
       CHECK(outcome.num_clips == clips);
       CHECK(clips < 4);
       CHECK(outcome.problem != "");
+      CHECK_THAT(reader.info().damage, Contains("of 48 frames are in the file"));
       if (clips > 0) ++with_clips;
     } catch (const Error& e) {
       CHECK(e.code() == ExitCode::kCorruptInput);

@@ -45,13 +45,20 @@ class SafetensorsFile {
  public:
   static SafetensorsFile open(const std::string& path);
 
-  const std::string& path() const;
-  const std::vector<TensorInfo>& tensors() const;
-  const TensorInfo* find(std::string_view name) const;
-  const TensorInfo& at(std::string_view name) const;  // throws Error(kCorruptInput) when absent
-  const std::vector<std::pair<std::string, std::string>>& metadata() const;
+  // References live as long as a copy of the file: taking one from a temporary does not compile.
+  const std::string& path() const&;
+  const std::vector<TensorInfo>& tensors() const&;
+  const TensorInfo* find(std::string_view name) const&;
+  const TensorInfo& at(std::string_view name) const&;  // throws Error(kCorruptInput) when absent
+  const std::vector<std::pair<std::string, std::string>>& metadata() const&;
   // Value of a metadata key, or nullptr.
-  const std::string* find_metadata(std::string_view key) const;
+  const std::string* find_metadata(std::string_view key) const&;
+  void path() const&& = delete;
+  void tensors() const&& = delete;
+  void find(std::string_view) const&& = delete;
+  void at(std::string_view) const&& = delete;
+  void metadata() const&& = delete;
+  void find_metadata(std::string_view) const&& = delete;
 
   // The tensor in place (read-only: the pages are mapped without write permission), keeping the
   // mapping alive; a copy when its bytes are not aligned to its element. The file must not be

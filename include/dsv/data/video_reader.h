@@ -19,6 +19,7 @@ struct VideoInfo {
   double last_frame_s = 0;             // time of the last frame after the first
   double period_s = 0;                 // mean time between frames; 0 for one frame
   double duration_s = 0;               // last_frame_s + period_s
+  std::string damage;  // "" or what is missing from the file, as when it was cut off
 
   // Latest start of a clip of `frames` frames at `fps` that the file can fill (its last frame may
   // be half a period after the file's last one); negative when the file is too short.

@@ -13,7 +13,9 @@
 #include "dsv/base/check_math.h"
 #include "dsv/base/crc32c.h"
 #include "dsv/base/log.h"
+#include "dsv/data/host_tensor.h"
 #include "dsv/data/safetensors.h"
+#include "dsv/tensor/transfer.h"
 #include "dsv/train/checkpoint_manifest.h"
 
 namespace dsv::train {
@@ -130,10 +132,10 @@ void check_shard_head(const OpenFile& file, const Manifest& manifest, std::size_
 
 }  // namespace
 
-CheckpointReader::CheckpointReader(std::string path, Manifest manifest, DeviceCopies copies)
+CheckpointReader::CheckpointReader(std::string path, Manifest manifest, const Stream& stream)
     : path_(std::move(path)),
       manifest_(std::make_shared<const Manifest>(std::move(manifest))),
-      copies_(std::move(copies)) {
+      stream_(stream) {
   for (const LogicalArray& array : manifest_->arrays) by_name_.emplace(array.name, &array);
 }
 
@@ -175,7 +177,7 @@ CheckpointReader CheckpointReader::open(const std::string& path, const Options& 
                   manifest.meta.step);
     }
     if (comm.rank() == 0) check_folder(path, manifest);
-    reader.emplace(CheckpointReader(path, std::move(manifest), options.copies));
+    reader.emplace(CheckpointReader(path, std::move(manifest), options.stream));
   });
   agree(comm, parsed).throw_if_failed();
   const std::string of_root = comm.broadcast_bytes(std::to_string(crc), 0);
@@ -265,20 +267,16 @@ void CheckpointReader::read(std::string_view name, std::int64_t begin, std::int6
   const std::int64_t width = size_of(array->dtype);
   const Tensor flat = out.reshape({end - begin});
   const bool on_host = out.device().kind == DeviceKind::kCpu;
-  DSV_CHECK(on_host || copies_.to_device != nullptr,
-            "[checkpoint] '{}' goes to {}: DeviceCopies is not set", name, out.device());
-  std::vector<char> staging;
   auto piece = std::upper_bound(array->pieces.begin(), array->pieces.end(), begin,
                                 [](std::int64_t at, const ShardPiece& p) { return at < p.end; });
   for (; piece != array->pieces.end() && piece->begin < end; ++piece) {
     const std::int64_t from = std::max(begin, piece->begin), to = std::min(end, piece->end);
     const std::int64_t bytes = (to - from) * width;
     const Tensor part = flat.slice(0, from - begin, to - begin);
-    if (!on_host) staging.resize(static_cast<std::size_t>(bytes));
-    void* const host = on_host ? part.raw() : staging.data();
+    const Tensor host = on_host ? part : data::host_tensor(part.shape(), part.dtype());
     OpenFile::for_reading(shard_path(path_, static_cast<std::size_t>(piece->file)))
-        .read_at(host, bytes, piece->offset + (from - piece->begin) * width);
-    if (!on_host) copies_.to_device(host, part);
+        .read_at(host.raw(), bytes, piece->offset + (from - piece->begin) * width);
+    if (!on_host) transfer(host, part, stream_);
   }
 }
 

@@ -8,6 +8,7 @@
 #include <map>
 
 #include "dsv/base/check_math.h"
+#include "dsv/tensor/transfer.h"
 
 namespace dsv::train {
 
@@ -95,7 +96,7 @@ std::vector<LogicalArray> merge_pieces(std::span<const std::string> texts) {
 }
 
 void copy_pieces(const Manifest& manifest, int rank, std::span<const StatePiece> pieces,
-                 const DeviceCopies& copies, char* image) {
+                 const Stream& stream, char* image) {
   std::map<std::pair<std::string_view, std::int64_t>, const StatePiece*> mine;
   for (const StatePiece& piece : pieces) {
     if (piece.begin < piece.end) mine[{piece.name, piece.begin}] = &piece;
@@ -104,14 +105,7 @@ void copy_pieces(const Manifest& manifest, int rank, std::span<const StatePiece>
     for (const ShardPiece& place : array.pieces) {
       if (place.file != rank) continue;
       const Tensor& data = mine.at({array.name, place.begin})->data;
-      if (data.device().kind == DeviceKind::kCpu) {
-        std::memcpy(image + place.offset, data.raw(), static_cast<std::size_t>(data.num_bytes()));
-      } else {
-        DSV_CHECK(copies.to_host != nullptr,
-                  "[checkpoint] array '{}' is on {}: DeviceCopies is not set", array.name,
-                  data.device());
-        copies.to_host(data, image + place.offset);
-      }
+      transfer(data, Tensor(image + place.offset, array.dtype, data.shape()), stream);
     }
   }
 }

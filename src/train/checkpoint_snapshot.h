@@ -41,6 +41,6 @@ std::vector<LogicalArray> merge_pieces(std::span<const std::string> texts);
 
 // Copies the pieces to their places in the image of shard `rank`; `manifest` is planned.
 void copy_pieces(const Manifest& manifest, int rank, std::span<const StatePiece> pieces,
-                 const DeviceCopies& copies, char* image);
+                 const Stream& stream, char* image);
 
 }  // namespace dsv::train

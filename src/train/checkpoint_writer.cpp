@@ -209,7 +209,7 @@ void CheckpointWriter::Impl::begin(const CheckpointMeta& meta, std::span<const S
   }
   next->written = attempt([&] {
     std::memcpy(buffer.data(), plan.head.data(), plan.head.size());
-    copy_pieces(next->manifest, comm.rank(), pieces, options.copies, buffer.data());
+    copy_pieces(next->manifest, comm.rank(), pieces, options.stream, buffer.data());
   });
   next->snapshot_at = Clock::now();
   flight = std::move(next);

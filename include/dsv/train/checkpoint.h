@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string>
 
 #include "dsv/base/json.h"
@@ -30,13 +29,6 @@ struct CheckpointMeta {
   std::string config_yaml;  // what `--dump-config` prints
   Json extra =
       Json::object();  // scalars: cursor, outlier windows, … Finite numbers keep their bits.
-};
-
-// How bytes move between a device and the host: unset for tensors of the CPU, set by a backend.
-// Both return when the bytes have arrived.
-struct DeviceCopies {
-  std::function<void(const Tensor& device, void* host)> to_host;
-  std::function<void(const void* host, const Tensor& device)> to_device;
 };
 
 // Part `rank` of `total` elements split over `size` ranks: contiguous, in rank order, sizes differ

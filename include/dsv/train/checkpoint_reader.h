@@ -20,7 +20,7 @@ class CheckpointReader {
   struct Options {
     bool strict = false;  // an invalid newest checkpoint is an error; else the one before is tried
     bool required = false;  // an empty folder is an error
-    DeviceCopies copies;
+    Stream stream;          // of the tensors read to: where they are copied to a device
   };
 
   // Collective: the newest checkpoint in `dir` that is valid in every byte, the same on all ranks;
@@ -52,12 +52,12 @@ class CheckpointReader {
   void read(std::string_view name, std::int64_t begin, std::int64_t end, const Tensor& out) const;
 
  private:
-  CheckpointReader(std::string path, Manifest manifest, DeviceCopies copies);
+  CheckpointReader(std::string path, Manifest manifest, const Stream& stream);
   void check_shards(int rank, int size, bool payload) const;
 
   std::string path_;
   std::shared_ptr<const Manifest> manifest_;  // names in by_name_ point into it
-  DeviceCopies copies_;
+  Stream stream_;
   std::unordered_map<std::string_view, const LogicalArray*> by_name_;
 };
 

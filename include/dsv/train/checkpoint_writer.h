@@ -35,7 +35,7 @@ class CheckpointWriter {
     // The step that this run resumed from. Checkpoints of later steps are then of another history:
     // they are set aside (renamed to step_N.superseded-…, never removed) at the first commit.
     std::optional<std::int64_t> resumed_step;
-    DeviceCopies copies;
+    Stream stream;  // of the pieces: where they are copied from a device
   };
 
   // Collective. Makes the folder `dir`, visible to all ranks, locks it against other writers,

@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include <memory>
+#include <mutex>
 
 namespace dsv {
 namespace {
@@ -29,6 +30,32 @@ spdlog::logger& logger() {
   return *instance;
 }
 
+// What lines look like: two settings made by different callers.
+class Pattern {
+ public:
+  void set_words(std::string words) {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    words_ = std::move(words);
+    apply();
+  }
+  void set_erase(bool erase) {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    erase_ = erase;
+    apply();
+  }
+
+ private:
+  void apply() { logger().set_pattern((erase_ ? "\r\x1b[K" : "") + words_); }
+  std::mutex mutex_;
+  std::string words_ = "%^%L%$ %H:%M:%S %v";
+  bool erase_ = false;
+};
+
+Pattern& pattern() {
+  static Pattern instance;
+  return instance;
+}
+
 }  // namespace
 
 void configure_logging(LogLevel level, int rank, int world_size, bool all_ranks) {
@@ -36,8 +63,10 @@ void configure_logging(LogLevel level, int rank, int world_size, bool all_ranks)
   logger().set_level(to_spdlog(quiet ? LogLevel::kWarn : level));
   const std::string prefix = world_size > 1 ? format("%^%L%$ %H:%M:%S [rank {}] %v", rank)
                                             : std::string("%^%L%$ %H:%M:%S %v");
-  logger().set_pattern(prefix);
+  pattern().set_words(prefix);
 }
+
+void erase_line_before_messages(bool erase) { pattern().set_erase(erase); }
 
 bool log_enabled(LogLevel level) { return logger().should_log(to_spdlog(level)); }
 

@@ -12,6 +12,8 @@ enum class LogLevel { kDebug, kInfo, kWarn, kError, kOff };
 // Sets what this process prints. `rank` is shown in front of lines when world_size > 1; ranks other
 // than 0 print warnings and errors only, unless all_ranks. Thread-safe after the first call.
 void configure_logging(LogLevel level, int rank, int world_size, bool all_ranks);
+// While a progress bar stands on the terminal's last line: messages erase it and take its place.
+void erase_line_before_messages(bool erase);
 bool log_enabled(LogLevel level);
 void log_line(LogLevel level, std::string_view message);
 

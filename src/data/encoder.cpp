@@ -334,6 +334,8 @@ EncodeReport encode_folder(const std::string& folder, const std::string& out,
   std::vector<std::string> files = list_files(folder, out);
   ShardSetWriter writer(out, begin_index(out, options), options.shard_bytes);
 
+  const auto clips_before = static_cast<std::int64_t>(writer.index().samples.size());
+
   // Files of the set by the part of their ids that all clips share.
   std::unordered_map<std::uint64_t, std::string> owners;
   for (const SampleRecord& r : writer.index().samples) owners.emplace(r.id >> 16, r.source);
@@ -400,7 +402,7 @@ EncodeReport encode_folder(const std::string& folder, const std::string& out,
         skipped.push_back({clean_text(todo[j]), bare_reason(problem, todo[j]), clips});
       }
       // Writing the index takes longer as the set grows: a twentieth of the time at most.
-      if (writer.wants_flush() && seconds_since(last_flush) > std::max(5.0, 20 * flush_s)) {
+      if (writer.wants_flush() && seconds_since(last_flush) > 20 * flush_s) {
         const auto flush_begin = Clock::now();
         writer.flush(false);
         flush_s = seconds_since(flush_begin);
@@ -415,8 +417,8 @@ EncodeReport encode_folder(const std::string& folder, const std::string& out,
             [](const SkippedFile& a, const SkippedFile& b) { return a.path < b.path; });
   write_skipped(out, skipped);
   report.skipped = std::move(skipped);
-  report.clips_new = state.clips;
   report.clips_total = static_cast<std::int64_t>(read_index(out).samples.size());
+  report.clips_new = report.clips_total - clips_before;
   report.seconds = seconds_since(begin);
   report.stopped = !running && state.files_done < state.files_total;
   if (report.clips_total == 0 && !report.stopped) {

@@ -83,6 +83,7 @@ CheckReport check_shards(const std::string& folder,
   try {
     dataset = std::make_unique<Dataset>(folder);
   } catch (const Error& e) {
+    if (e.code() == ExitCode::kIo) throw;  // no set at all
     report.problems.push_back({folder + "/index.json", e.what()});
     return report;
   }

@@ -101,6 +101,7 @@ void ShardSetWriter::flush(bool close_shard) {
   if (close_shard && shard_.num_tensors() > 0) write_shard();
   const std::int64_t count = std::min(num_durable_, num_complete_);
   const auto num_new = count - num_flushed_;
+  if (num_new == 0 && !close_shard) return;  // the index on disk says the same
   for (std::int64_t i = 0; i < num_new; ++i) {
     index_.statistics->merge(pending_statistics_[static_cast<std::size_t>(i)]);
   }

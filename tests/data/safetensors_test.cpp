@@ -7,6 +7,7 @@
 
 #include "data/temp_dir.h"
 #include "dsv/base/error.h"
+#include "dsv/base/philox.h"
 #include "dsv/data/safetensors_writer.h"
 #include "support/catch.h"
 
@@ -173,6 +174,35 @@ TEST_CASE("safetensors: every malformed header is refused with its reason", "[sa
     CHECK_THAT(message, Contains(c.message));
     CHECK_THAT(message, Contains("F"));
   }
+}
+
+TEST_CASE("safetensors: a mutated header is refused or tiles the file", "[safetensors]") {
+  const std::string good = file_of(
+      R"({"__metadata__":{"k":"v"},"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},)"
+      R"("b":{"dtype":"BF16","shape":[4],"data_offsets":[24,32]}})",
+      32);
+  const dsv::PhiloxStream stream({.seed = 12});
+  const std::string alphabet = "{}[]\",:0123456789-+.eE\\ufnrt \xff";
+  std::uint64_t draw = 0;
+  int accepted = 0;
+  for (int round = 0; round < 20000; ++round) {
+    std::string bad = good;
+    for (std::uint32_t k = 0; k <= stream.word(draw) % 3; ++k) {
+      const std::size_t at = stream.word(++draw) % bad.size();
+      bad[at] = alphabet[stream.word(++draw) % alphabet.size()];
+    }
+    ++draw;
+    if (!refusal(bad).empty()) continue;
+    ++accepted;  // a name, the metadata, or a payload byte
+    std::int64_t at = 8 + static_cast<std::int64_t>(static_cast<unsigned char>(bad[0]));
+    for (const TensorInfo& t : parse_safetensors_header(bad, bad.size(), "F").tensors) {
+      CHECK(t.offset == at);
+      at += t.num_bytes;
+    }
+    CHECK(at == static_cast<std::int64_t>(bad.size()));
+  }
+  CHECK(accepted > 500);
+  CHECK(accepted < 15000);
 }
 
 TEST_CASE("safetensors: refusals through a file name the file", "[safetensors]") {

@@ -200,6 +200,28 @@ TEST_CASE("shards: one flipped bit anywhere in an index is noticed", "[shards]")
   }
 }
 
+TEST_CASE("shards: a mutated index is refused or read, nothing else", "[shards]") {
+  const TempDir dir;
+  write_fixture(dir.path(), {{8, 8, 4, 2}});
+  const std::string good = without_crc(read_bytes(dir / "index.json"));
+  const dsv::PhiloxStream stream({.seed = 11});
+  const std::string alphabet = "{}[]\",:0123456789-+.eE\\ufnrt \xff";
+  std::uint64_t draw = 0;
+  for (int round = 0; round < 2000; ++round) {
+    std::string bad = good;
+    for (int k = 0; k < 3; ++k) {
+      const std::size_t at = stream.word(draw++) % bad.size();
+      const char c = alphabet[stream.word(draw++) % alphabet.size()];
+      if (stream.word(draw++) % 2 == 0) {
+        bad[at] = c;
+      } else {
+        bad.insert(at, 1, c);
+      }
+    }
+    refusal(bad);  // checks that what it throws is corrupt input
+  }
+}
+
 TEST_CASE("shards: statistics normalise what is read to mean 0 and deviation 1", "[shards]") {
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
     const TempDir dir;
@@ -335,7 +357,7 @@ TEST_CASE("shards: the index never names what is not written or not complete", "
   };
   add("a", 0);
   writer.flush(false);
-  CHECK(read_index(dir.path()).samples.empty());  // neither written nor complete
+  CHECK_FALSE(std::filesystem::exists(dir / "index.json"));  // neither written nor complete
   writer.complete_source();
   for (int i = 0; i < 8; ++i) add("b", i);  // fills a shard; b is not complete
   CHECK(writer.wants_flush());

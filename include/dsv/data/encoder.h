@@ -59,7 +59,7 @@ struct SkippedFile {
 
 struct EncodeReport {
   std::int64_t files_total = 0, files_kept = 0;  // kept: encoded by an earlier run
-  std::int64_t clips_new = 0, clips_total = 0;
+  std::int64_t clips_new = 0, clips_total = 0;   // in the set
   std::int64_t captions_from_list = 0, captions_from_text = 0,
                captions_from_folder = 0;  // new clips
   std::vector<SkippedFile> skipped;

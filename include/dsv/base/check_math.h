@@ -8,8 +8,12 @@
 
 namespace dsv {
 
-constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-constexpr std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_div(a, b) * b; }
+constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+constexpr std::int64_t round_up(std::int64_t a, std::int64_t b) {
+  return ceil_div(a, b) * b;
+}
 
 inline std::int64_t div_exact(std::int64_t a, std::int64_t b) {
   DSV_CHECK(b != 0 && a % b == 0, "expected {} to be a multiple of {}", a, b);

@@ -1,4 +1,5 @@
-// CRC-32C (Castagnoli, reflected, RFC 3720 appendix B.4): the checksum of shards, indices, checkpoints.
+// CRC-32C (Castagnoli, reflected, RFC 3720 appendix B.4): the checksum of shards, indices,
+// checkpoints.
 #pragma once
 
 #include <cstddef>

@@ -13,15 +13,15 @@ namespace dsv {
 enum class ExitCode : int {
   kOk = 0,
   kInternal = 1,
-  kConfig = 2,          // configuration or usage
-  kEnvironment = 3,     // environment or launch
-  kCorruptInput = 10,   // corrupt input, in strict mode
+  kConfig = 2,         // configuration or usage
+  kEnvironment = 3,    // environment or launch
+  kCorruptInput = 10,  // corrupt input, in strict mode
   kNothingToResume = 11,
   kResumeRefused = 12,  // drift between checkpoint and configuration
   kNonFinite = 20,
   kHang = 21,
   kIo = 22,
-  kStopped = 75,        // stopped on request after a checkpoint
+  kStopped = 75,  // stopped on request after a checkpoint
 };
 
 class Error : public std::runtime_error {
@@ -41,11 +41,11 @@ template <typename... Args>
   throw Error(code, vformat(pattern, {FormatArg(args)...}));
 }
 
-// Checks an invariant between rooms (shapes, dtypes, states): failing is a defect or wrong use of the
-// library, exit code 1. User input is checked with throw_error and the code that fits.
-#define DSV_CHECK(condition, ...)                                                         \
-  do {                                                                                    \
-    if (!(condition)) [[unlikely]]                                                        \
+// Checks an invariant between rooms (shapes, dtypes, states): failing is a defect or wrong use of
+// the library, exit code 1. User input is checked with throw_error and the code that fits.
+#define DSV_CHECK(condition, ...)                                                             \
+  do {                                                                                        \
+    if (!(condition)) [[unlikely]]                                                            \
       ::dsv::throw_check_failure(#condition, __FILE__, __LINE__, ::dsv::format(__VA_ARGS__)); \
   } while (false)
 

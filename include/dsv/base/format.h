@@ -1,4 +1,5 @@
-// "{}"-style formatting without a heavy header: arguments are type-erased here, fmt lives in format.cpp.
+// "{}"-style formatting without a heavy header: arguments are type-erased here, fmt lives in
+// format.cpp.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +10,9 @@
 
 namespace dsv {
 
-// One argument of a message. Integers, floats, bools, strings, and any type with to_string(x) found by
-// argument-dependent lookup. String views must outlive the call, which temporaries in the call do.
+// One argument of a message. Integers, floats, bools, strings, and any type with to_string(x) found
+// by argument-dependent lookup. String views must outlive the call, which temporaries in the call
+// do.
 class FormatArg {
  public:
   enum class Kind { kInt, kUint, kDouble, kBool, kString };

@@ -1,4 +1,5 @@
-// Scoped timers by name: where a step's time goes. One Tracer per rank; kernels and phases open scopes.
+// Scoped timers by name: where a step's time goes. One Tracer per rank; kernels and phases open
+// scopes.
 #pragma once
 
 #include <chrono>
@@ -27,7 +28,8 @@ class Tracer {
   bool enabled_ = true;
 };
 
-// Adds the time between construction and destruction to tracer[name]. `name` must outlive the scope.
+// Adds the time between construction and destruction to tracer[name]. `name` must outlive the
+// scope.
 class TraceScope {
  public:
   TraceScope(Tracer& tracer, std::string_view name)

@@ -32,7 +32,7 @@ Int read_integer(const YamlNode& node, const std::string& text, std::string_view
   if (!is_decimal(digits)) wrong(node, expected);
   if (digits.size() > 1 && digits.front() == '0')
     wrong(node, expected, "; remove the leading zeros");
-  const std::string canonical = (negative ? "-" : "") + std::string(digits);
+  const std::string canonical = format("{}{}", negative ? "-" : "", digits);
   Int value{};
   const auto [end, error] =
       std::from_chars(canonical.data(), canonical.data() + canonical.size(), value);
@@ -111,7 +111,7 @@ void read_share(const YamlNode& node, data::Bucket& bucket) {
         throw ValueError{member.key_at, "", unknown_name(keys, key_node(member))};
       }
     } catch (ValueError& error) {
-      error.below = "." + member.key + error.below;
+      error.below = format(".{}{}", member.key, error.below);
       throw;
     }
   }
@@ -130,7 +130,7 @@ void read_frames(const YamlMember& resolution, data::Bucket bucket,
       bucket.frames = read_size(key, key.text, "a number of frames");
       read_share(member.value, bucket);
     } catch (ValueError& error) {
-      error.below = "." + member.key + error.below;
+      error.below = format(".{}{}", member.key, error.below);
       throw;
     }
     out.push_back(bucket);
@@ -157,7 +157,7 @@ std::string Range::text() const {
   std::string out;
   if (has_low) out += (low_open ? "above " : "at least ") + from;
   if (has_low && has_high) out += " and ";
-  if (has_high) out += (high_open ? "below " : "at most ") + to;
+  if (has_high) out += format("{} {}", high_open ? "below" : "at most", to);
   return out.empty() ? "finite" : out;
 }
 
@@ -207,7 +207,7 @@ void read_value(const YamlNode& node, std::vector<data::Bucket>& out) {
         read_resolution(member, bucket);
         read_frames(member, bucket, buckets);
       } catch (ValueError& error) {
-        error.below = "." + member.key + error.below;
+        error.below = format(".{}{}", member.key, error.below);
         throw;
       }
     }

@@ -246,7 +246,7 @@ std::string printable(std::string_view text) {
 }
 
 std::string quote(std::string_view text) {
-  return "'" + printable(text) + "'";
+  return format("'{}'", printable(text));
 }
 
 std::string describe(const YamlNode& node) {

@@ -91,7 +91,7 @@ void Progress::update(std::int64_t steps_done, std::string_view status) {
       is_last ? "took " + duration_text(now - started_) : "ETA " + duration_text(left);
   const std::string speed = speed_text(seconds_per_step_);
   line_ = format("{} {}/{}{}  {:.0f} %{}{}  {}  {}", options_.name, steps_done, options_.num_steps,
-                 is_bar_ ? " " + bar(share) : "", std::floor(100 * share),
+                 is_bar_ ? format(" {}", bar(share)) : "", std::floor(100 * share),
                  speed.empty() ? "" : "  ", speed, time, status);
   if (is_bar_) {
     // The cursor rests at the start, so that a message of the log takes the bar's place.
@@ -113,7 +113,7 @@ std::string Progress::bar(double share) const {
   std::string out(static_cast<std::size_t>(full), '=');
   if (full < kBarWidth) out += '>';
   out.resize(kBarWidth, ' ');
-  return "[" + out + "]";
+  return format("[{}]", out);
 }
 
 int Progress::columns() const {

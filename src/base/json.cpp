@@ -5,8 +5,21 @@
 #include <nlohmann/json.hpp>
 #include <unordered_set>
 
+#include "dsv/base/printable.h"
+
 namespace dsv {
 namespace {
+
+// Without the tag of "[json.exception.parse_error.101] parse error at line 1, column 5: WHY"; fit to be
+// shown, as it quotes the file.
+std::string reason_of(std::string_view what) {
+  constexpr std::string_view kTagEnd = "] ", kPosition = "parse error at ";
+  if (const auto end = what.find(kTagEnd); what.starts_with("[json.exception.") && end != what.npos) {
+    what.remove_prefix(end + kTagEnd.size());
+  }
+  if (what.starts_with(kPosition)) what.remove_prefix(kPosition.size());
+  return printable(what, 200);
+}
 
 [[noreturn]] void wrong_type(const char* expected, const Json& got) {
   throw_error(ExitCode::kCorruptInput, "[json] expected {}, got {}", expected, got.type_name());
@@ -25,7 +38,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     return add(Json(static_cast<std::uint64_t>(v)));
   }
   bool number_float(number_float_t v, const string_t& text) override {
-    if (!std::isfinite(v)) return refuse(format("number '{}' is out of range", text));
+    if (!std::isfinite(v)) return refuse(format("number '{}' is out of range", printable(text)));
     return add(Json(static_cast<double>(v)));
   }
   bool string(string_t& v) override { return add(Json(std::move(v))); }
@@ -35,12 +48,14 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   bool end_object() override { return close(); }
   bool end_array() override { return close(); }
   bool key(string_t& name) override {
-    if (!names_.back().insert(name).second) return refuse(format("duplicate name '{}'", name));
+    if (!names_.back().insert(name).second) {
+      return refuse(format("duplicate name '{}'", printable(name)));
+    }
     keys_.back() = std::move(name);
     return true;
   }
   bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception& e) override {
-    return refuse(format("byte {}: {}", position, e.what()));
+    return refuse(format("byte {}: {}", position, reason_of(e.what())));
   }
 
   Json take() {

@@ -34,6 +34,7 @@ struct VideoWriter::State {
   AvFramePtr frame = make_frame();
   AvPacketPtr packet = make_packet();
   std::vector<std::uint8_t> rgb;
+  std::int64_t rgb_row_bytes = 0;
   std::int64_t num_frames = 0;
   std::int64_t last_pts = -1;
   bool variable_rate = false;
@@ -88,6 +89,9 @@ void VideoWriter::State::open_codec(std::int64_t height, std::int64_t width,
     throw_error(ExitCode::kConfig, "[video] {}: libx264 does not know preset '{}' with crf {}",
                 path, options.preset, options.crf);
   }
+  // x264's macroblock tree with B-frames gives one of a few streams by chance for small pictures
+  // (seen with version 164, one thread, equal input); without it equal clips are equal files.
+  av_opt_set_int(codec->priv_data, "mbtree", 0, 0);
   const int opened = avcodec_open2(codec.get(), encoder, nullptr);
   if (opened < 0) {
     throw_error(ExitCode::kConfig, "[video] {}: libx264 refuses {}x{}, preset '{}', crf {}: {}",
@@ -106,7 +110,9 @@ void VideoWriter::State::open_codec(std::int64_t height, std::int64_t width,
   frame->color_range = codec->color_range;
   frame->colorspace = codec->colorspace;
   check(av_frame_get_buffer(frame.get(), 0), "allocate a picture");
-  rgb.resize(static_cast<std::size_t>(height * width * 3));
+  // swscale reads whole vectors: what lies behind a row must be ours, and the same every time.
+  rgb_row_bytes = round_up(3 * width + 64, 64);
+  rgb.assign(static_cast<std::size_t>((height + 1) * rgb_row_bytes), 0);
 }
 
 void VideoWriter::State::open_file() {
@@ -174,10 +180,10 @@ void VideoWriter::add(const Tensor& frame, double time_s) {
       frame.num_dims() == 3 && frame.dim(1) == s.codec->height && frame.dim(2) == s.codec->width,
       "[video] expected a frame [3, {}, {}], got {}", s.codec->height, s.codec->width,
       frame.shape());
-  pack_rgb24(frame, s.rgb.data(), 3 * frame.dim(2));
+  pack_rgb24(frame, s.rgb.data(), s.rgb_row_bytes);
   s.check(av_frame_make_writable(s.frame.get()), "allocate a picture");
   const std::uint8_t* planes[4] = {s.rgb.data()};
-  const int strides[4] = {3 * s.codec->width};
+  const int strides[4] = {static_cast<int>(s.rgb_row_bytes)};
   sws_scale(s.scaler.get(), planes, strides, 0, s.codec->height, s.frame->data, s.frame->linesize);
   s.frame->pts = std::llround(time_s / av_q2d(s.codec->time_base));
   DSV_CHECK(s.frame->pts > s.last_pts, "[video] frame times must rise, got {} s", time_s);

@@ -75,6 +75,9 @@ HWY_INLINE void accumulate_vectors(std::int64_t n, Accumulator (&accumulators)[4
 HWY_INLINE float sum_of_lanes(VecF32 v) {
   return hn::GetLane(hn::SumOfLanes(F32(), v));
 }
+HWY_INLINE float sum_of_lanes(const VecF32 (&v)[4]) {
+  return sum_of_lanes(hn::Add(hn::Add(v[0], v[1]), hn::Add(v[2], v[3])));
+}
 
 }  // namespace dsv::kernels::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

@@ -27,29 +27,24 @@ void gated_residual(const float* x, const float* h, const float* gate, float* y,
   }
 }
 
-// dh = gate * dy, and the products dy * h added to `sum`, for R rows; either may be null.
-template <int R>
+// dh = gate * dy, and the products dy * h added to `sum`; gate may be null.
+template <bool kSum>
 HWY_INLINE void backward_rows(const float* h, const float* gate, const float* dy, float* dh,
-                              float* sum, std::int64_t C) {
-  for_each_vector(C, [=](auto at) HWY_ATTR {
-    const VecF32 g = gate != nullptr ? at.load(gate) : hn::Set(F32(), 1.0f);
-    VecF32 total = sum != nullptr ? at.load(sum) : hn::Zero(F32());
-    for (int r = 0; r < R; ++r) {
-      const VecF32 d = at.load(dy + r * C);
-      if (sum != nullptr) total = hn::MulAdd(d, at.load(h + r * C), total);
-      at.store(hn::Mul(g, d), dh + r * C);
-    }
-    if (sum != nullptr) at.store(total, sum);
-  });
+                              float* sum, std::int64_t rows, std::int64_t C) {
+  for (std::int64_t r = 0; r < rows; ++r, dy += C, dh += C) {
+    for_each_vector(C, [=](auto at) HWY_ATTR {
+      const VecF32 d = at.load(dy);
+      if constexpr (kSum) at.store(hn::MulAdd(d, at.load(h), at.load(sum)), sum);
+      at.store(gate != nullptr ? hn::Mul(at.load(gate), d) : d, dh);
+    });
+    if constexpr (kSum) h += C;
+  }
 }
 
 void gated_residual_rows_backward(const float* h, const float* gate, const float* dy, float* dh,
                                   float* sum, std::int64_t rows, std::int64_t C) {
-  std::int64_t r = 0;
-  for (; r + 4 <= rows; r += 4) {
-    backward_rows<4>(h + r * C, gate, dy + r * C, dh + r * C, sum, C);
-  }
-  for (; r < rows; ++r) backward_rows<1>(h + r * C, gate, dy + r * C, dh + r * C, sum, C);
+  sum != nullptr ? backward_rows<true>(h, gate, dy, dh, sum, rows, C)
+                 : backward_rows<false>(h, gate, dy, dh, sum, rows, C);
 }
 
 }  // namespace dsv::kernels::cpu::HWY_NAMESPACE

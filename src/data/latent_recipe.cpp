@@ -5,6 +5,7 @@
 
 #include "dsv/data/host_tensor.h"
 #include "dsv/data/text.h"
+#include "json_reader.h"
 
 namespace dsv::data {
 namespace {
@@ -36,19 +37,6 @@ std::vector<double> numbers_from_json(const Json& json, const char* key, std::in
     out.push_back(v.as_double());
   }
   return out;
-}
-
-std::int64_t int_from_json(const Json& json, const char* key, std::int64_t low, std::int64_t high,
-                           const std::string& where) {
-  const Json* v = json.find(key);
-  if (v == nullptr || !v->is_integer()) {
-    throw_error(ExitCode::kCorruptInput, "{}: expected an integer '{}'", where, key);
-  }
-  if (v->as_double() < static_cast<double>(low) || v->as_double() > static_cast<double>(high)) {
-    throw_error(ExitCode::kCorruptInput, "{}: expected '{}' in [{}, {}], got {}", where, key, low,
-                high, v->as_double());
-  }
-  return v->as_int();
 }
 
 float to_f32(const Tensor& t, std::int64_t i) {
@@ -90,25 +78,18 @@ Json to_json(const LatentRecipe& recipe) {
 }
 
 LatentRecipe latent_recipe_from_json(const Json& json, const std::string& where) {
-  if (!json.is_object())
-    throw_error(ExitCode::kCorruptInput, "{}: expected an object 'latent'", where);
+  const JsonReader in(json, where);
   LatentRecipe out;
-  const Json* kind = json.find("kind");
-  if (kind == nullptr || !kind->is_string() || kind->as_string().empty()) {
-    throw_error(ExitCode::kCorruptInput, "{}: expected a string 'kind'", where);
-  }
-  out.kind = kind->as_string();
-  for (const auto& [key, value] : json.as_object()) {
-    const bool wavelet_key = key == "levels_t" || key == "levels_s";
-    if (key != "kind" && key != "channels" && key != "mean" && key != "std" &&
-        !(wavelet_key && out.kind == "haar")) {
-      throw_error(ExitCode::kCorruptInput, "{}: unknown key '{}'", where, printable(key));
-    }
-  }
-  out.channels = int_from_json(json, "channels", 1, kMaxChannels, where);
+  out.kind = in.string("kind", 256);
   if (out.kind == "haar") {
-    out.wavelet.levels_t = static_cast<int>(int_from_json(json, "levels_t", 0, 4, where));
-    out.wavelet.levels_s = static_cast<int>(int_from_json(json, "levels_s", 0, 5, where));
+    in.finish({"kind", "levels_t", "levels_s", "channels", "mean", "std"});
+  } else {
+    in.finish({"kind", "channels", "mean", "std"});
+  }
+  out.channels = in.integer("channels", 1, kMaxChannels);
+  if (out.kind == "haar") {
+    out.wavelet.levels_t = static_cast<int>(in.integer("levels_t", 0, 4));
+    out.wavelet.levels_s = static_cast<int>(in.integer("levels_s", 0, 5));
     if (out.channels != out.wavelet.channels()) {
       throw_error(ExitCode::kCorruptInput,
                   "{}: {} and {} levels make {} channels, 'channels' is {}", where,

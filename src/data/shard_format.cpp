@@ -9,6 +9,7 @@
 #include "dsv/base/crc32c.h"
 #include "dsv/base/philox.h"
 #include "dsv/data/atomic_file.h"
+#include "json_reader.h"
 
 namespace dsv::data {
 namespace {
@@ -17,99 +18,6 @@ constexpr std::int64_t kVersion = 1;
 constexpr std::int64_t kMaxIndexBytes = std::int64_t{2} << 30;
 constexpr std::int64_t kMaxSide = 65536, kMaxFrames = 1'000'000, kMaxTextRows = 65536,
                        kMaxTextDim = 65536;
-
-// Reads members of one JSON object and complains in one voice; finish() refuses keys nobody asked
-// for.
-class Reader {
- public:
-  Reader(const Json& json, std::string where) : json_(json), where_(std::move(where)) {
-    if (!json.is_object()) fail("expected an object, got a {}", json.type_name());
-  }
-
-  template <typename... Args>
-  [[noreturn]] void fail(std::string_view pattern, const Args&... args) const {
-    throw_error(ExitCode::kCorruptInput, "[shards] {}: {}", where_, format(pattern, args...));
-  }
-  const Json* find(std::string_view key) const { return json_.find(key); }
-  const Json& at(std::string_view key) {
-    const Json* value = find(key);
-    if (value == nullptr) fail("'{}' is missing", key);
-    return *value;
-  }
-  const std::string& string(std::string_view key, std::size_t max_bytes) {
-    const Json& value = at(key);
-    if (!value.is_string()) fail("expected a string '{}', got a {}", key, value.type_name());
-    if (value.as_string().size() > max_bytes) {
-      fail("'{}' has {} bytes, expected at most {}", key, value.as_string().size(), max_bytes);
-    }
-    return value.as_string();
-  }
-  std::int64_t integer(std::string_view key, std::int64_t low, std::int64_t high) {
-    return integer(at(key), key, low, high);
-  }
-  std::int64_t integer(const Json& value, std::string_view key, std::int64_t low,
-                       std::int64_t high) const {
-    if (!value.is_integer()) fail("expected an integer '{}', got a {}", key, value.type_name());
-    const double v = value.as_double();
-    if (v < static_cast<double>(low) || v > static_cast<double>(high)) {
-      fail("expected '{}' in [{}, {}], got {}", key, low, high, v);
-    }
-    return value.as_int();
-  }
-  double number(std::string_view key, double low, double high) {
-    const Json& value = at(key);
-    if (!value.is_number()) fail("expected a number '{}', got a {}", key, value.type_name());
-    const double v = value.as_double();
-    if (!(v >= low && v <= high)) fail("expected '{}' in [{}, {}], got {}", key, low, high, v);
-    return v;
-  }
-  // Exactly `digits` lower-case hexadecimal digits.
-  std::uint64_t hex(std::string_view key, std::size_t digits) {
-    const std::string& text = string(key, 64);
-    std::uint64_t value = 0;
-    for (const char c : text) {
-      const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-      if (digit < 0 || text.size() != digits) {
-        fail("expected {} hexadecimal digits in '{}', got '{}'", digits, key, printable(text));
-      }
-      value = value << 4 | static_cast<std::uint64_t>(digit);
-    }
-    if (text.size() != digits) fail("expected {} hexadecimal digits in '{}'", digits, key);
-    return value;
-  }
-  // A plain name: nothing that could lead out of the folder, or hide in it.
-  std::string file_name(std::string_view key) {
-    const std::string& name = string(key, 255);
-    bool plain = !name.empty() && name[0] != '.' && name.size() > 12 &&
-                 name.compare(name.size() - 12, 12, ".safetensors") == 0;
-    for (const char c : name) {
-      plain = plain && c != '/' && c != '\\' && static_cast<unsigned char>(c) >= 0x20 && c != 0x7f;
-    }
-    if (!plain) {
-      fail("expected a plain file name NAME.safetensors in '{}', got '{}'", key, printable(name));
-    }
-    return name;
-  }
-  DType dtype(std::string_view key) {
-    const std::string& name = string(key, 64);
-    const auto dtype = parse_dtype(name);
-    if (dtype != DType::kF32 && dtype != DType::kBF16 && dtype != DType::kF16) {
-      fail("expected F32, BF16 or F16 in '{}', got '{}'", key, printable(name));
-    }
-    return *dtype;
-  }
-  void finish(std::initializer_list<std::string_view> known) const {
-    for (const auto& [key, value] : json_.as_object()) {
-      if (std::find(known.begin(), known.end(), key) == known.end()) {
-        fail("unknown key '{}'", printable(key));
-      }
-    }
-  }
-
- private:
-  const Json& json_;
-  std::string where_;
-};
 
 Json record_to_json(const SampleRecord& r) {
   Json shape = Json::array();
@@ -132,7 +40,7 @@ Json record_to_json(const SampleRecord& r) {
 }
 
 SampleRecord record_from_json(const Json& json, const ShardIndex& index, const std::string& where) {
-  Reader in(json, where);
+  const JsonReader in(json, where);
   SampleRecord r;
   r.id = in.hex("id", 16);
   r.file = in.file_name("file");
@@ -247,7 +155,8 @@ ShardIndex parse_index(std::string_view text, const std::string& where) {
   limits.max_bytes = static_cast<std::size_t>(kMaxIndexBytes);
   limits.max_values = 200'000'000;
   const Json root = parse_json(text, where, limits);
-  Reader in(root, where);
+  const std::string here = "[shards] " + where;
+  const JsonReader in(root, here);
   if (in.string("format", 64) != "dsv-shards")
     in.fail("not an index of shards: 'format' is '{}'", printable(in.string("format", 64)));
   const std::int64_t version = in.integer("version", 1, INT32_MAX);
@@ -259,23 +168,23 @@ ShardIndex parse_index(std::string_view text, const std::string& where) {
   }
 
   ShardIndex index;
-  index.latent = latent_recipe_from_json(in.at("latent"), "[shards] " + where + ": latent");
+  index.latent = latent_recipe_from_json(in.at("latent"), here + ": latent");
   index.latent_dtype = in.dtype("latent_dtype");
-  Reader text_in(in.at("text"), where + ": text");
+  const JsonReader text_in(in.at("text"), here + ": text");
   index.text_kind = text_in.string("kind", 256);
   index.text.dim = text_in.integer("dim", 1, kMaxTextDim);
   index.text.max_len = text_in.integer("max_len", 1, kMaxTextRows);
   index.text_dtype = text_in.dtype("dtype");
   text_in.finish({"kind", "dim", "max_len", "dtype"});
   if (const Json* null_text = in.find("null_text")) {
-    Reader null_in(*null_text, where + ": null_text");
+    const JsonReader null_in(*null_text, here + ": null_text");
     index.null_text = NullText{null_in.file_name("file"), null_in.integer("rows", 1, kMaxTextRows),
                                static_cast<std::uint32_t>(null_in.hex("crc32c", 8))};
     null_in.finish({"file", "rows", "crc32c"});
   }
   if (const Json* statistics = in.find("statistics")) {
-    index.statistics = LatentStatistics::from_json(*statistics, index.latent.channels,
-                                                   "[shards] " + where + ": statistics");
+    index.statistics =
+        LatentStatistics::from_json(*statistics, index.latent.channels, here + ": statistics");
   }
   if (const Json* settings = in.find("settings")) {
     if (!settings->is_object()) in.fail("expected an object 'settings'");
@@ -288,14 +197,13 @@ ShardIndex parse_index(std::string_view text, const std::string& where) {
 
   std::unordered_set<std::uint64_t> ids;
   std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t>, Shape> shapes;
-  index.samples.reserve(samples.size());
   for (const Json& json : samples.as_array()) {
-    const std::string here = format("{}: sample {}", where, index.samples.size());
-    SampleRecord r = record_from_json(json, index, here);
-    if (!ids.insert(r.id).second) Reader(json, here).fail("id {} occurs twice", r.hex_id());
+    const std::string sample = format("{}: sample {}", here, index.samples.size());
+    SampleRecord r = record_from_json(json, index, sample);
+    if (!ids.insert(r.id).second) JsonReader(json, sample).fail("id {} occurs twice", r.hex_id());
     const auto [known, added] = shapes.try_emplace({r.height, r.width, r.frames}, r.latent_shape);
     if (!added && known->second != r.latent_shape) {
-      Reader(json, here)
+      JsonReader(json, sample)
           .fail("clips of {}x{}x{} have latents of shapes {} and {}", r.height, r.width, r.frames,
                 known->second, r.latent_shape);
     }

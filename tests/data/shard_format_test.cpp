@@ -98,7 +98,7 @@ TEST_CASE("shards: every malformed index is refused with its reason", "[shards]"
       {"sample a number", replaced(open, "\"samples\": [", "\"samples\": [3,"),
        "sample 0: expected an object"},
       {"latent kind missing", replaced(open, "\"kind\":\"haar\"", "\"kine\":\"haar\""),
-       "expected a string 'kind'"},
+       "'kind' is missing"},
       {"levels out of range", replaced(open, "\"levels_t\":1", "\"levels_t\":9"),
        "expected 'levels_t' in [0, 4]"},
       {"channels do not fit levels", replaced(open, "\"channels\":24", "\"channels\":25"),

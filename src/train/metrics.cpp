@@ -86,9 +86,9 @@ std::string prepare(const std::string& path, std::int64_t first_new_step) {
     is_prefix = is_prefix && num_old + num_damaged == 0 && has_end;
     kept_bytes += static_cast<std::int64_t>(line.size()) + 1;
   });
-  if (num_damaged > 0) log_warn("[metrics] {}: removed {} damaged lines", path, num_damaged);
+  if (num_damaged > 0) log_warn("[metrics] {}: damaged lines removed: {}", path, num_damaged);
   if (num_old > 0) {
-    log_info("[metrics] {}: removed {} records from step {} on", path, num_old, first_new_step);
+    log_info("[metrics] {}: records removed: {}, from step {} on", path, num_old, first_new_step);
   }
   if (is_prefix) {
     if (kept_bytes < info.st_size && truncate(path.c_str(), kept_bytes) != 0) {
@@ -131,7 +131,7 @@ std::vector<MetricRecord> read_metrics(const std::string& path) {
       ++num_damaged;
     }
   });
-  if (num_damaged > 0) log_warn("[metrics] {}: left out {} damaged lines", path, num_damaged);
+  if (num_damaged > 0) log_warn("[metrics] {}: damaged lines left out: {}", path, num_damaged);
   return records;
 }
 

@@ -236,11 +236,12 @@ int count_undetected_flips(int count, std::uint64_t seed) {
   return undetected;
 }
 
-TEST_CASE("100 flipped bits in payload, header, manifest and CRC are all found", "[checkpoint]") {
+TEST_CASE("a hundred flipped bits in payload, header, manifest and CRC are all found",
+          "[checkpoint]") {
   CHECK(count_undetected_flips(100, 1) == 0);
 }
 
-TEST_CASE("1,000 flipped bits are all found", "[checkpoint][.long]") {
+TEST_CASE("a thousand flipped bits are all found", "[checkpoint][.long]") {
   CHECK(count_undetected_flips(1000, 2) == 0);
 }
 

@@ -12,6 +12,7 @@
 #include "dsv/train/config_io.h"
 #include "dsv/train/dry_run.h"
 #include "dsv/train/fault.h"
+#include "dsv/train/runtime.h"
 #include "dsv/train/trainer.h"
 
 namespace dsv::cli {
@@ -118,6 +119,7 @@ void add_train_command(CLI::App& app, Invocation& invocation) {
       throw_error(ExitCode::kConfig, "dsv train: expected CONFIG, see --help");
     train::Config config =
         train::resolve_auto(train::load_config(options->configs, options->sets), false);
+    train::require_device(config.run.device, config.precision.compute);
     const std::string resume_path = apply_resume(options->resume, config);
     if (options->dump_config) return print(train::dump_config(config));
     if (options->dry_run) return print(train::dry_run_report(config));

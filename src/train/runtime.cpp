@@ -2,16 +2,20 @@
 
 namespace dsv::train {
 
-Runtime::Runtime(const Options& options, std::unique_ptr<comm::Communicator> world) {
-  if (options.device == DeviceChoice::kCuda) {
+void require_device(DeviceChoice device, Compute compute) {
+  if (device == DeviceChoice::kCuda) {
     throw_error(ExitCode::kConfig,
                 "run.device: expected cpu or auto, got cuda: this build has no CUDA backend");
   }
-  if (options.compute == Compute::kBF16) {
+  if (compute == Compute::kBF16) {
     throw_error(ExitCode::kConfig,
                 "precision.compute: expected f32 or auto on the cpu device, got bf16: the CPU "
                 "kernels compute in f32");
   }
+}
+
+Runtime::Runtime(const Options& options, std::unique_ptr<comm::Communicator> world) {
+  require_device(options.device, options.compute);
   stream_ = {.device = {}, .num_threads = options.num_threads};
   // Ranks that disagree are named at once; a header per call costs less than a microsecond here.
   world->set_checked(true);

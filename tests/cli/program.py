@@ -77,8 +77,8 @@ class TempFolder(unittest.TestCase):
 
 def make_shards(folder, clips=10):
     """Synthetic clips, encoded."""
-    dsv("data", "synth", folder / "videos", "--clips", clips, "--size", "32x32", "--frames", 16)
-    dsv("data", "encode", folder / "videos", "-o", folder / "shards", "--bucket", "32x32x8",
+    dsv("data", "synth", folder / "videos", "--count", clips, "--size", "32x32", "--seconds", 1)
+    dsv("data", "encode", folder / "videos", "-o", folder / "shards", "--buckets", "32x32x8",
         "--levels-s", 1, "--levels-t", 1)
     return folder / "shards"
 

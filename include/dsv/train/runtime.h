@@ -8,6 +8,9 @@
 
 namespace dsv::train {
 
+// Throws Error(kConfig) for a device or precision that this build does not have, naming what would.
+void require_device(DeviceChoice device, Compute compute);
+
 class Runtime {
  public:
   struct Options {

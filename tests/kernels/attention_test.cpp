@@ -1,0 +1,367 @@
+#include "dsv/kernels/attention.h"
+
+#include "kernels/support/cpu_checks.h"
+
+namespace dsv::test {
+namespace {
+
+using kernels::AttentionBackward;
+using kernels::AttentionForward;
+using kernels::cpu_kernels;
+using kernels::reference_kernels;
+
+enum class Bias { kNone, kRandom, kSomeMasked, kAllMasked, kFirstSampleMasked };
+enum class Layout { kContiguous, kFusedQkv, kPadded };
+
+struct Case {
+  std::int64_t B, Sq, Skv, H, D;
+  Bias bias = Bias::kNone;
+  Layout layout = Layout::kContiguous;
+  double qk_scale = 1, vdo_scale = 1;
+};
+
+// The f32 tensors of one case; q, k, v, and do are views of the case's layout.
+struct Data {
+  Tensor q, k, v, d_o, key_bias;
+  float scale;
+
+  explicit Data(const Case& c) : scale(0.9f / std::sqrt(static_cast<float>(c.D))) {
+    const auto rows = [&](std::uint64_t id, std::int64_t S, double size) {
+      const Shape pad = c.layout == Layout::kPadded ? Shape{0, 1, 2, 3} : Shape{0, 0, 0, 0};
+      return random({c.B, S, c.H, c.D}, id, size, DType::kF32, pad);
+    };
+    q = rows(1, c.Sq, c.qk_scale);
+    k = rows(2, c.Skv, c.qk_scale);
+    v = rows(3, c.Skv, c.vdo_scale);
+    d_o = rows(4, c.Sq, c.vdo_scale);
+    if (c.layout == Layout::kFusedQkv) {  // one (B, S, 3, H, D): a token's q, k, and v side by side
+      const Tensor qkv = random({c.B, c.Sq, 3 * c.H * c.D}, 5, c.qk_scale);
+      const std::int64_t C = c.H * c.D;
+      q = qkv.slice(2, 0, C).as_heads(c.H);
+      k = qkv.slice(2, C, 2 * C).as_heads(c.H);
+      v = qkv.slice(2, 2 * C, 3 * C).as_heads(c.H);
+    }
+    if (c.bias == Bias::kNone) return;
+    key_bias = random({c.B, c.Skv}, 6);
+    for_each_element(key_bias, [&](std::int64_t at, std::int64_t b, std::int64_t j) {
+      const bool masked = c.bias == Bias::kAllMasked ||
+                          (c.bias == Bias::kFirstSampleMasked && b == 0) ||
+                          (c.bias == Bias::kSomeMasked && j % 3 != 1);
+      if (masked) write_element(key_bias, at, -std::numeric_limits<double>::infinity());
+    });
+  }
+  Data to_f64() const {
+    Data out = *this;
+    for (Tensor* t : {&out.q, &out.k, &out.v, &out.d_o, &out.key_bias}) {
+      *t = converted(*t, DType::kF64);
+    }
+    return out;
+  }
+};
+
+struct Results {
+  Tensor o, lse, dq, dk, dv;
+};
+
+Results reference(const Data& f32) {
+  const Data d = f32.to_f64();
+  const std::int64_t B = d.q.dim(0), Sq = d.q.dim(1), H = d.q.dim(2);
+  Results r{.o = f64_like(d.q), .lse = empty({B, H, Sq}, DType::kF64), .dq = f64_like(d.q),
+            .dk = f64_like(d.k), .dv = f64_like(d.v)};
+  reference_kernels().attention_forward({.q = d.q, .k = d.k, .v = d.v, .key_bias = d.key_bias,
+                                         .o = r.o, .lse = r.lse, .scale = d.scale},
+                                        {});
+  reference_kernels().attention_backward(
+      {.q = d.q, .k = d.k, .v = d.v, .key_bias = d.key_bias, .o = r.o, .lse = r.lse, .d_o = d.d_o,
+       .dq = r.dq, .dk = r.dk, .dv = r.dv, .delta = f64_like(r.lse), .scale = d.scale},
+      {});
+  return r;
+}
+
+// o, lse, dq, dk, dv, delta, all guarded, o and the gradients in strides of their own.
+std::vector<Output> run_cpu(const Case& c, const Data& d, const Stream& stream) {
+  const Shape pad = c.layout == Layout::kContiguous ? Shape{0, 0, 0, 0} : Shape{0, 2, 1, 5};
+  std::vector<Output> out;
+  out.emplace_back(d.q.shape(), DType::kF32, pad);
+  out.emplace_back(Shape{c.B, c.H, c.Sq});
+  out.emplace_back(d.q.shape(), DType::kF32, pad);
+  out.emplace_back(d.k.shape(), DType::kF32, pad);
+  out.emplace_back(d.v.shape(), DType::kF32, pad);
+  out.emplace_back(Shape{c.B, c.H, c.Sq});
+  cpu_kernels().attention_forward({.q = d.q, .k = d.k, .v = d.v, .key_bias = d.key_bias,
+                                   .o = out[0], .lse = out[1], .scale = d.scale},
+                                  stream);
+  cpu_kernels().attention_backward(
+      {.q = d.q, .k = d.k, .v = d.v, .key_bias = d.key_bias, .o = out[0], .lse = out[1],
+       .d_o = d.d_o, .dq = out[2], .dk = out[3], .dv = out[4], .delta = out[5], .scale = d.scale},
+      stream);
+  return out;
+}
+
+// What the rounding errors of each result are a share of, row by row: the result's sum with every
+// product and difference taken by magnitude (o: sum p |v|; ds: p (|dp| + |delta|); …). Softmax turns
+// an error of a logit into a relative error of p, so the share is eps * (1 + largest |logit|).
+struct Sizes {
+  Tensor o, dq, dk, dv;
+  double max_logit = 0;
+};
+
+Sizes sizes_of(const Data& f32, const Results& r) {
+  const Data data = f32.to_f64();
+  const std::int64_t B = data.q.dim(0), Sq = data.q.dim(1), H = data.q.dim(2), D = data.q.dim(3);
+  const std::int64_t Skv = data.k.dim(1);
+  Sizes sizes{full(data.q.shape(), 0, DType::kF64), full(data.q.shape(), 0, DType::kF64),
+              full(data.k.shape(), 0, DType::kF64), full(data.k.shape(), 0, DType::kF64)};
+  const auto at = [&](const Tensor& t, std::int64_t b, std::int64_t s, std::int64_t h) {
+    return t.f64() + ((b * t.dim(1) + s) * H + h) * D;
+  };
+  const double scale = static_cast<double>(data.scale);
+  for (std::int64_t b = 0; b < B; ++b) {
+    for (std::int64_t h = 0; h < H; ++h) {
+      for (std::int64_t i = 0; i < Sq; ++i) {
+        const double lse = r.lse.f64()[(b * H + h) * Sq + i];
+        if (lse == -std::numeric_limits<double>::infinity()) continue;
+        const double *q = at(data.q, b, i, h), *d_o = at(data.d_o, b, i, h);
+        const double* o = at(r.o, b, i, h);
+        double delta = 0;
+        for (std::int64_t c = 0; c < D; ++c) delta += std::fabs(o[c] * d_o[c]);
+        for (std::int64_t j = 0; j < Skv; ++j) {
+          const double *k = at(data.k, b, j, h), *v = at(data.v, b, j, h);
+          double s = 0, dp = 0;
+          for (std::int64_t c = 0; c < D; ++c) {
+            s += scale * q[c] * k[c];
+            dp += std::fabs(d_o[c] * v[c]);
+          }
+          if (data.key_bias) s += data.key_bias.f64()[b * Skv + j];
+          if (std::isfinite(s)) sizes.max_logit = std::max(sizes.max_logit, std::fabs(s));
+          // f32 ends at 2^-126; weights that small may become 0.
+          const double p = std::exp(s - lse) + 0x1p-100, ds = p * (dp + delta);
+          for (std::int64_t c = 0; c < D; ++c) {
+            at(sizes.o, b, i, h)[c] += p * std::fabs(v[c]);
+            at(sizes.dq, b, i, h)[c] += scale * ds * std::fabs(k[c]);
+            at(sizes.dk, b, j, h)[c] += scale * ds * std::fabs(q[c]);
+            at(sizes.dv, b, j, h)[c] += p * std::fabs(d_o[c]);
+          }
+        }
+      }
+    }
+  }
+  return sizes;
+}
+
+// max over rows of max |got - want| / max size, in units of kEps * (1 + largest |logit|).
+double error_units(const Tensor& got, const Tensor& want, const Tensor& size, double max_logit) {
+  const std::vector<double> g = values(got), w = values(want), m = values(size);
+  const auto D = static_cast<std::size_t>(got.dim(-1));
+  double worst = 0;
+  for (std::size_t row = 0; row < g.size(); row += D) {
+    double error = 0, scale = 0;
+    for (std::size_t e = row; e < row + D; ++e) {
+      const double distance = detail::distance(g[e], w[e]);
+      if (std::isnan(distance)) return std::numeric_limits<double>::infinity();
+      error = std::max(error, distance);
+      scale = std::max(scale, m[e]);
+    }
+    worst = std::max(worst, detail::relative(error, scale * kEps * (1 + max_logit)));
+  }
+  return worst;
+}
+
+constexpr double kMaxErrorUnits = 8;
+
+void check_case(const Case& c) {
+  CAPTURE(c.B, c.Sq, c.Skv, c.H, c.D, c.qk_scale, c.vdo_scale, static_cast<int>(c.bias),
+          static_cast<int>(c.layout));
+  const Data data(c);
+  const Results want = reference(data);
+  const Sizes sizes = sizes_of(data, want);
+  for_each_isa([&] {
+    const auto got =
+        same_for_any_threads([&](const Stream& stream) { return run_cpu(c, data, stream); });
+    CHECK(error_units(got[0], want.o, sizes.o, sizes.max_logit) <= kMaxErrorUnits);
+    CHECK(max_distance(got[1], want.lse) <= kMaxErrorUnits * kEps * (1 + sizes.max_logit));
+    CHECK(error_units(got[2], want.dq, sizes.dq, sizes.max_logit) <= kMaxErrorUnits);
+    CHECK(error_units(got[3], want.dk, sizes.dk, sizes.max_logit) <= kMaxErrorUnits);
+    CHECK(error_units(got[4], want.dv, sizes.dv, sizes.max_logit) <= kMaxErrorUnits);
+  });
+}
+
+TEST_CASE("attention: shapes that fit no block, views of any stride", "[attention]") {
+  for (const Case& c : std::vector<Case>{
+           {1, 1, 1, 1, 1},
+           {1, 1, 7, 1, 2, Bias::kRandom},
+           {2, 5, 3, 3, 8, Bias::kNone, Layout::kPadded},
+           {1, 13, 33, 2, 16, Bias::kSomeMasked},
+           {2, 31, 31, 2, 40, Bias::kNone, Layout::kFusedQkv},
+           {1, 97, 65, 1, 64, Bias::kRandom, Layout::kPadded},
+           {1, 200, 50, 1, 24},
+           {1, 33, 500, 1, 17, Bias::kSomeMasked},
+           {1, 193, 241, 1, 12, Bias::kNone, Layout::kPadded},
+           {1, 20, 130, 1, 72, Bias::kRandom},
+           {1, 9, 125, 1, 128},
+           {1, 10, 14, 1, 250, Bias::kNone, Layout::kPadded},
+           {1, 6, 121, 1, 256, Bias::kSomeMasked},
+       }) {
+    check_case(c);
+  }
+}
+
+TEST_CASE("attention: activations of any scale", "[attention]") {
+  for (const double scale : {1.0, 8.0, 32.0, 128.0}) {
+    check_case({1, 70, 250, 1, 64, Bias::kNone, Layout::kContiguous, scale, 1});
+    check_case({1, 100, 60, 1, 64, Bias::kRandom, Layout::kContiguous, 1, scale});
+    check_case({1, 40, 50, 1, 128, Bias::kNone, Layout::kContiguous, scale, scale});
+  }
+}
+
+TEST_CASE("attention: rows without any key", "[attention]") {
+  check_case({2, 50, 70, 2, 16, Bias::kAllMasked});
+  check_case({2, 50, 250, 2, 16, Bias::kFirstSampleMasked});
+  for_each_isa([] {
+    const Case c{2, 10, 30, 2, 8, Bias::kFirstSampleMasked};
+    const auto got = run_cpu(c, Data(c), cpu_stream());
+    for (const int i : {0, 2, 3, 4}) {  // o and the gradients of sample 0
+      for (const double x : values(got[static_cast<std::size_t>(i)].tensor().slice(0, 0, 1))) {
+        CHECK(x == 0);
+      }
+    }
+    for (const double x : values(got[1].tensor().slice(0, 0, 1))) CHECK(x == -INFINITY);
+  });
+}
+
+TEST_CASE("attention: no tokens at all", "[attention]") {
+  check_case({1, 0, 5, 1, 8});
+  check_case({0, 4, 5, 2, 8});
+  check_case({2, 4, 0, 2, 8});
+}
+
+// q and k such that every logit is near `logit`: one shared direction and a little noise.
+Data aligned(const Case& c, double logit, double noise) {
+  Data data(c);
+  data.scale = 1;
+  const double q_size = std::sqrt(std::fabs(logit) / static_cast<double>(c.D));
+  for (const Tensor& t : {data.q, data.k}) {
+    const double sign = t.raw() == data.k.raw() && logit < 0 ? -1 : 1;
+    for_each_element(t, [&](std::int64_t at, auto, auto) {
+      write_element(t, at, sign * q_size + noise * read_element(t, at));
+    });
+  }
+  return data;
+}
+
+void check_data(const Case& c, const Data& data) {
+  const Results want = reference(data);
+  const Sizes sizes = sizes_of(data, want);
+  for_each_isa([&] {
+    const auto got = run_cpu(c, data, cpu_stream(2));
+    CHECK(error_units(got[0], want.o, sizes.o, sizes.max_logit) <= kMaxErrorUnits);
+    CHECK(max_distance(got[1], want.lse) <= kMaxErrorUnits * kEps * (1 + sizes.max_logit));
+    CHECK(error_units(got[2], want.dq, sizes.dq, sizes.max_logit) <= kMaxErrorUnits);
+    CHECK(error_units(got[3], want.dk, sizes.dk, sizes.max_logit) <= kMaxErrorUnits);
+    CHECK(error_units(got[4], want.dv, sizes.dv, sizes.max_logit) <= kMaxErrorUnits);
+  });
+}
+
+TEST_CASE("attention: keys that only fill up a tile do not leak in", "[attention]") {
+  // A zero key scores 0, which would outweigh logits far below it.
+  for (const std::int64_t Skv : {1, 5, 13, 191, 193}) {
+    CAPTURE(Skv);
+    const Case c{1, 20, Skv, 1, 16};
+    check_data(c, aligned(c, -200, 0.05));
+  }
+}
+
+TEST_CASE("attention: identical logits weigh all keys alike", "[attention]") {
+  const Case c{1, 30, 211, 1, 32};
+  const Data data = aligned(c, 12, 0);
+  check_data(c, data);
+  const auto got = run_cpu(c, data, cpu_stream());
+  const std::vector<double> o = values(got[0]), v = values(data.v);
+  for (std::size_t d = 0; d < 32; ++d) {
+    double mean = 0;
+    for (std::size_t j = 0; j < 211; ++j) mean += v[j * 32 + d] / 211;
+    CHECK(std::fabs(o[d] - mean) <= 1e-6);
+  }
+}
+
+TEST_CASE("attention: huge logits neither overflow nor lose the largest", "[attention]") {
+  const Case c{1, 24, 200, 1, 32};
+  check_data(c, aligned(c, 1e4, 0.05));
+  check_data(c, aligned(c, -1e4, 0.05));
+  check_case({1, 24, 200, 1, 32, Bias::kNone, Layout::kContiguous, 45, 1});  // ± 1e4, one-hot
+}
+
+TEST_CASE("attention: masked keys get exactly no gradient", "[attention]") {
+  const Case c{1, 40, 130, 2, 16, Bias::kSomeMasked};
+  const Data data(c);
+  for_each_isa([&] {
+    const auto got = run_cpu(c, data, cpu_stream(2));
+    for (std::int64_t j = 0; j < c.Skv; ++j) {
+      if (std::isfinite(data.key_bias.f32()[j])) continue;
+      for (const double x : values(got[3].tensor().slice(1, j, j + 1))) CHECK(x == 0);
+      for (const double x : values(got[4].tensor().slice(1, j, j + 1))) CHECK(x == 0);
+    }
+  });
+}
+
+TEST_CASE("attention: a query's result does not depend on the queries beside it", "[attention]") {
+  for_each_isa([] {
+    const Case whole{1, 300, 260, 2, 24};
+    const Data data(whole);
+    const auto all = run_cpu(whole, data, cpu_stream(2));
+    for (const auto& [begin, end] : {std::pair<std::int64_t, std::int64_t>{0, 150}, {150, 300},
+                                     {41, 42}}) {
+      Data part = data;
+      part.q = data.q.slice(1, begin, end);
+      part.d_o = data.d_o.slice(1, begin, end);
+      const auto got = run_cpu({1, end - begin, 260, 2, 24}, part, cpu_stream());
+      CHECK(bitwise_equal(got[0], all[0].tensor().slice(1, begin, end)));
+      CHECK(bitwise_equal(got[1], all[1].tensor().slice(2, begin, end)));
+      CHECK(bitwise_equal(got[2], all[2].tensor().slice(1, begin, end)));
+    }
+  });
+}
+
+TEST_CASE("attention: the same bits in a hundred runs on more threads than cores", "[attention]") {
+  // One head and many blocks of keys: every share of dq has to wait for its turn.
+  const Case c{1, 400, 700, 1, 16};
+  const Data data(c);
+  const auto first = run_cpu(c, data, cpu_stream(1));
+  for (int run = 0; run < 100; ++run) {
+    const auto again = run_cpu(c, data, cpu_stream(2 + run % 5));
+    for (std::size_t i = 0; i < first.size(); ++i) REQUIRE(bitwise_equal(first[i], again[i]));
+  }
+}
+
+TEST_CASE("attention: the reference's gradients are those of its forward", "[attention]") {
+  for (const Bias bias : {Bias::kNone, Bias::kSomeMasked}) {
+    const Case c{2, 4, 5, 2, 3, bias};
+    const Data data = Data(c).to_f64();
+    const Results r = reference(Data(c));
+    const Tensor o = f64_like(r.o), lse = f64_like(r.lse);
+    const auto loss = [&] {
+      reference_kernels().attention_forward({.q = data.q, .k = data.k, .v = data.v,
+                                             .key_bias = data.key_bias, .o = o, .lse = lse,
+                                             .scale = data.scale},
+                                            {});
+      return inner(o, data.d_o);
+    };
+    CHECK(gradient_error(loss, data.q, r.dq) <= 1e-9);
+    CHECK(gradient_error(loss, data.k, r.dk) <= 1e-9);
+    CHECK(gradient_error(loss, data.v, r.dv) <= 1e-9);
+  }
+}
+
+TEST_CASE("attention: what the cpu does not do is refused", "[attention]") {
+  const Tensor x = full({1, 2, 1, 4}, 1, DType::kBF16), lse = empty({1, 1, 2});
+  check_refuses_bf16([&] {
+    cpu_kernels().attention_forward({.q = x, .k = x, .v = x, .o = x, .lse = lse}, cpu_stream());
+  });
+  const Tensor wide = full({1, 2, 1, 257}, 1);
+  CHECK_THROWS_WITH(cpu_kernels().attention_forward(
+                        {.q = wide, .k = wide, .v = wide, .o = wide, .lse = lse}, cpu_stream()),
+                    Contains("head dim"));
+}
+
+}  // namespace
+}  // namespace dsv::test

@@ -10,7 +10,7 @@
 namespace dsv::data {
 namespace {
 
-constexpr std::int64_t kStride = 1024;
+constexpr std::int64_t kStride = 128;
 using Geometry = std::tuple<std::int64_t, std::int64_t, std::int64_t>;
 
 std::string name_of(const Geometry& g) {

@@ -6,28 +6,23 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
-#include <memory>
 #include <random>
 #include <sstream>
 
 #include "dsv/base/error.h"
 #include "dsv/train/config_io.h"
 #include "support/catch.h"
+#include "train/temporary_folder.h"
 
 using namespace dsv;
 using namespace dsv::train;
+using test::read_text;
+using test::TemporaryFolder;
+using test::write_text;
 
 namespace {
 
 const std::string kFolder = std::string(DSV_SOURCE_DIR) + "/tests/train/configs_bad/";
-
-std::string read(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  REQUIRE(in);
-  std::ostringstream out;
-  out << in.rdbuf();
-  return out.str();
-}
 
 struct BadFile {
   std::string name;
@@ -36,7 +31,7 @@ struct BadFile {
 
 std::vector<BadFile> table() {
   std::vector<BadFile> files;
-  std::istringstream lines(read(kFolder + "expected.txt"));
+  std::istringstream lines(read_text(kFolder + "expected.txt"));
   for (std::string line; std::getline(lines, line);) {
     if (line.starts_with("#")) continue;
     const auto space = line.find(' ');
@@ -110,17 +105,6 @@ std::int64_t peak_kib(const std::string& path) {
   return peak;
 }
 
-struct TemporaryFile {
-  explicit TemporaryFile(const std::string& text) {
-    static int count = 0;
-    path = std::filesystem::temp_directory_path() /
-           ("dsv_config_" + std::to_string(getpid()) + "_" + std::to_string(count++) + ".yaml");
-    std::ofstream(path, std::ios::binary) << text;
-  }
-  ~TemporaryFile() { std::remove(path.c_str()); }
-  std::string path;
-};
-
 std::string repeat(const std::string& text, std::size_t bytes) {
   std::string out;
   while (out.size() + text.size() <= bytes) out += text;
@@ -156,13 +140,16 @@ TEST_CASE("bad configurations take less than 64 MiB to refuse", "[config]") {
   for (const std::string& name : files_in(kFolder)) paths.push_back(kFolder + name);
   // What is large, or costs yaml-cpp most, at the limit of size and far beyond it.
   const std::size_t limit = 128u << 10;
-  std::vector<std::unique_ptr<TemporaryFile>> made;
+  const TemporaryFolder folder;
+  const auto add = [&](const std::string& text) {
+    paths.push_back(folder / format("{}.yaml", paths.size()));
+    write_text(paths.back(), text);
+  };
   for (const char* unit :
        {"[", "{", "{a: ", "[a, ", "- ", "? ", "&a ", "*a ", "\"", "|\n", "a\n"}) {
-    made.push_back(std::make_unique<TemporaryFile>(repeat(unit, limit)));
+    add(repeat(unit, limit));
   }
-  made.push_back(std::make_unique<TemporaryFile>(repeat("seed: 1\n", 10u << 20)));
-  for (const auto& file : made) paths.push_back(file->path);
+  add(repeat("seed: 1\n", 10u << 20));
   for (const std::string& path : paths) {
     CAPTURE(path);
     CHECK(refusal(path) != "");
@@ -171,8 +158,9 @@ TEST_CASE("bad configurations take less than 64 MiB to refuse", "[config]") {
 }
 
 TEST_CASE("files too large or not readable are refused", "[config]") {
-  const TemporaryFile large("run:\n  seed: 1\n" + repeat("# more\n", 10u << 20));
-  CHECK_THAT(refusal(large.path),
+  const TemporaryFolder folder;
+  write_text(folder / "large.yaml", repeat("# more\n", 10u << 20));
+  CHECK_THAT(refusal(folder / "large.yaml"),
              Contains("expected at most 131072 bytes of configuration, got more"));
   CHECK_THAT(refusal("/nonexistent/a.yaml"),
              Contains("/nonexistent/a.yaml: expected a readable file"));
@@ -190,7 +178,7 @@ TEST_CASE("one run reports all problems, at most twenty", "[config]") {
 TEST_CASE("mutated configurations load or are refused, never more", "[config][fuzz]") {
   std::vector<std::string> seeds{dump_config(Config{}), config_json(Config{}).dump(1)};
   for (const std::string& name : files_in(kFolder)) {
-    const std::string text = read(kFolder + name);
+    const std::string text = read_text(kFolder + name);
     if (text.size() < 2000) seeds.push_back(text);
   }
   const std::string letters = "[]{}:,-?&*!|>'\"%@`# \n\t0123456789abcxyz~<.";
@@ -200,7 +188,7 @@ TEST_CASE("mutated configurations load or are refused, never more", "[config][fu
   for (int round = 0; round < 10'000; ++round) {
     std::string text = seeds[pick(2) == 0 ? pick(2) : pick(seeds.size())];
     for (std::size_t edits = 1 + pick(3); edits > 0; --edits) {
-      if (text.empty()) text = "a";
+      if (text.empty()) text.push_back('a');
       const std::size_t at = pick(text.size());
       switch (pick(5)) {
         case 0:

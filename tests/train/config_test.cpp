@@ -1,48 +1,28 @@
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 #include <set>
-#include <sstream>
 
 #include "dsv/base/error.h"
 #include "dsv/train/config_io.h"
 #include "support/catch.h"
+#include "train/temporary_folder.h"
 
 using namespace dsv;
 using namespace dsv::train;
+using test::read_text;
+using test::TemporaryFolder;
+using test::write_text;
 
 namespace {
 
 const std::string kRoot = DSV_SOURCE_DIR;
 
-class Folder {
- public:
-  Folder() : path_(std::filesystem::temp_directory_path() / unique_name()) {
-    std::filesystem::create_directories(path_);
-  }
-  ~Folder() { std::filesystem::remove_all(path_); }
-  std::string write(const std::string& name, const std::string& text) const {
-    std::ofstream(path_ / name, std::ios::binary) << text;
-    return path_ / name;
-  }
-
- private:
-  static std::string unique_name() {
-    static int count = 0;
-    return "dsv_config_test_" + std::to_string(getpid()) + "_" + std::to_string(count++);
-  }
-  std::filesystem::path path_;
-};
-
-std::string text_of(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  REQUIRE(in);
-  std::ostringstream out;
-  out << in.rdbuf();
-  return out.str();
+// Writes a file into the folder and gives its path.
+std::string write_in(const TemporaryFolder& folder, const std::string& name,
+                     const std::string& text) {
+  write_text(folder / name, text);
+  return folder / name;
 }
 
 // The message of the Error(kConfig); "" when nothing is thrown.
@@ -253,12 +233,12 @@ data:
 }
 
 TEST_CASE("later layers win, settings come last", "[config]") {
-  const Folder folder;
-  const std::string base = folder.write("base.yaml", R"(
+  const TemporaryFolder folder;
+  const std::string base = write_in(folder, "base.yaml", R"(
 run: {seed: 1, steps: 10}
 optim: {lr: 1.0e-3, beta1: 0.8}
 )");
-  const std::string over = folder.write("over.yaml", "run: {seed: 2}\noptim: {lr: 2.0e-3}\n");
+  const std::string over = write_in(folder, "over.yaml", "run: {seed: 2}\noptim: {lr: 2.0e-3}\n");
   const Config c = load_config({base, over}, {"optim.lr=3e-3", "optim.lr=4e-3"});
   CHECK(c.run.seed == 2);
   CHECK(c.run.steps == 10);
@@ -268,9 +248,9 @@ optim: {lr: 1.0e-3, beta1: 0.8}
 }
 
 TEST_CASE("a layer that names a preset starts the model afresh", "[config]") {
-  const Folder folder;
-  const std::string base =
-      folder.write("base.yaml", "model:\n  num_layers: 7\n  preset: wan-1.3b\n  text_len: 64\n");
+  const TemporaryFolder folder;
+  const std::string base = write_in(
+      folder, "base.yaml", "model:\n  num_layers: 7\n  preset: wan-1.3b\n  text_len: 64\n");
   const Config first = load_config({base}, {});
   CHECK(first.model.num_layers == 7);  // the preset comes first wherever it stands
   CHECK(first.model.num_heads == 12);
@@ -282,20 +262,20 @@ TEST_CASE("a layer that names a preset starts the model afresh", "[config]") {
   CHECK(kept.model.num_layers == 7);
   CHECK(kept.model.text_dim == 8);
   // What the first layer set and the second threw away is not to blame for anything.
-  const std::string odd = folder.write("odd.yaml", "model: {head_dim: 33}\n");
+  const std::string odd = write_in(folder, "odd.yaml", "model: {head_dim: 33}\n");
   CHECK(refusal([&] { load_config({odd}, {"model.preset=wan-1.3b"}); }) == "");
 }
 
 TEST_CASE("a run is named after the first file unless a layer names it", "[config]") {
-  const Folder folder;
-  const std::string file = folder.write("my run!.v2.yaml", "run: {seed: 1}\n");
-  const std::string named = folder.write("b.yaml", "run: {name: named}\n");
+  const TemporaryFolder folder;
+  const std::string file = write_in(folder, "my run!.v2.yaml", "run: {seed: 1}\n");
+  const std::string named = write_in(folder, "b.yaml", "run: {name: named}\n");
   CHECK(load_config({file}, {}).run.name == "my-run-.v2");
   CHECK(load_config({file, named}, {}).run.name == "named");
   CHECK(load_config({named, file}, {}).run.name == "named");
   CHECK(load_config({file}, {"run.name=x"}).run.name == "x");
   CHECK(load_config({}, {}).run.name == "run");
-  CHECK(load_config({folder.write("..yaml", "run: {seed: 1}\n")}, {}).run.name == "run");
+  CHECK(load_config({write_in(folder, "..yaml", "run: {seed: 1}\n")}, {}).run.name == "run");
 }
 
 TEST_CASE("anchors and aliases work within limits", "[config]") {
@@ -328,8 +308,8 @@ TEST_CASE("settings of the command line are refused by name", "[config]") {
 }
 
 TEST_CASE("all problems of a configuration come at once, each with its place", "[config]") {
-  const Folder folder;
-  const std::string file = folder.write("bad.yaml", R"(
+  const TemporaryFolder folder;
+  const std::string file = write_in(folder, "bad.yaml", R"(
 optim:
   lr: fast
   beta3: 0.9
@@ -476,7 +456,7 @@ TEST_CASE("every file in configs/ loads", "[config]") {
     const Config config = load_config({entry.path()}, {});
     CHECK(config.run.name == entry.path().stem());
     CHECK(config_json(parse_config(dump_config(config), "dump")) == config_json(config));
-    CHECK_THAT(text_of(entry.path()), Contains("# ") && Contains("dsv train configs/"));
+    CHECK_THAT(read_text(entry.path()), Contains("# ") && Contains("dsv train configs/"));
   }
   for (const char* name :
        {"tiny-cpu", "quickstart", "dsv-0.8b", "dsv-2.7b", "dsv-30b", "wan-1.3b"}) {
@@ -486,7 +466,7 @@ TEST_CASE("every file in configs/ loads", "[config]") {
 
 TEST_CASE("docs/config.md is what the table says", "[config]") {
   INFO("run: dsv train --config-reference > docs/config.md");
-  CHECK((text_of(kRoot + "/docs/config.md") == config_reference_markdown()));
+  CHECK((read_text(kRoot + "/docs/config.md") == config_reference_markdown()));
 }
 
 TEST_CASE("the reference names every field once", "[config]") {

@@ -1,8 +1,9 @@
 #include "dsv/train/run_log.h"
 
-#include <cmath>
+#include <chrono>
 #include <filesystem>
 #include <optional>
+#include <thread>
 
 #include "dsv/base/log.h"
 #include "dsv/data/atomic_file.h"
@@ -37,6 +38,23 @@ std::string on_rank_0(comm::Communicator& world, const Fn& fn) {
               message.substr(space + 1));
 }
 
+// A job that was killed may take some seconds to die after its launcher has returned; one that is
+// started in its place, by a scheduler say, waits for that instead of failing.
+constexpr int kLockSeconds = 10;
+
+void open_when_free(std::optional<RunDir>& dir, const RunConfig& run, const std::string& run_id) {
+  for (int second = 0;; ++second) {
+    try {
+      dir.emplace(run, run_id);
+      return;
+    } catch (const Error& e) {
+      if (e.code() != ExitCode::kEnvironment || second == kLockSeconds) throw;
+      if (second == 0) log_warn("{}; waiting up to {} s for it to end", e.what(), kLockSeconds);
+      std::this_thread::sleep_for(std::chrono::seconds(1));
+    }
+  }
+}
+
 std::string status_text(const Json& record) {
   return format("loss {:.4f}  grad {:.3f}  lr {:.2e}  {:.0f} tok/s  {:.1f} % of peak",
                 metric_number(record.at("loss")), metric_number(record.at("grad_norm")),
@@ -67,7 +85,7 @@ RunLog::RunLog(const Config& config, comm::Communicator& world)
   m.checkpoints = m.paths.checkpoints();
   m.run_id = on_rank_0(world, [&] {
     const std::string fresh = make_run_id();
-    m.dir.emplace(config.run, fresh);
+    open_when_free(m.dir, config.run, fresh);
     return fresh;
   });
   m.had_checkpoints = on_rank_0(world, [&] {

@@ -73,7 +73,7 @@ class Commands(TempFolder):
             weights = (FIXTURES / case / "weights.safetensors").read_bytes()
             (folder / "diffusion_pytorch_model.safetensors").write_bytes(weights)
             (folder / "config.json").write_bytes((FIXTURES / case / "config.json").read_bytes())
-            packed, back = self.folder / f"{case}.packed", self.folder / f"{case}.back"
+            packed, back = self.folder / f"{case}.safetensors", self.folder / f"{case}.back"
             dsv("import", folder, "-o", packed)
             dsv("export", packed, "-o", back)
             self.assertEqual(safetensors(back / "diffusion_pytorch_model.safetensors"),

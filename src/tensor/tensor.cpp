@@ -8,7 +8,8 @@ Shape contiguous_strides(const Shape& shape) {
   std::int64_t step = 1;
   for (int i = shape.num_dims() - 1; i >= 0; --i) {
     strides[i] = step;
-    step *= std::max<std::int64_t>(1, shape[i]);
+    // A shape without elements may have other dims of any size; its strides address nothing.
+    if (!try_mul(step, std::max<std::int64_t>(1, shape[i]), &step)) step = INT64_MAX;
   }
   return strides;
 }

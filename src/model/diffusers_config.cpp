@@ -1,12 +1,26 @@
 #include "dsv/model/diffusers_config.h"
 
+#include <cfloat>
+#include <cmath>
 #include <set>
+
+#include "dsv/base/check_math.h"
+#include "dsv/base/printable.h"
 
 namespace dsv::model {
 namespace {
 
 constexpr const char* kWanClass = "WanTransformer3DModel";
 constexpr const char* kDsvClass = "DsvTransformer3DModel";
+
+// The file is not validated yet: what overflows stays out of every range.
+std::int64_t product(std::int64_t a, std::int64_t b) {
+  std::int64_t out = 0;
+  return try_mul(a, b, &out) ? out : INT64_MAX;
+}
+float to_float(double value) {
+  return std::abs(value) <= FLT_MAX ? static_cast<float>(value) : INFINITY;
+}
 
 // Reads typed fields and remembers which were read, so that what is left over can be refused.
 class Reader {
@@ -42,8 +56,9 @@ class Reader {
     if (take(key) != nullptr) refuse(key, "this engine builds text-to-video models without it");
   }
   [[noreturn]] void refuse(const std::string& key, const std::string& why) const {
-    throw_error(ExitCode::kConfig, "[model] config.json: '{}' = {}: {}", key,
-                json_.find(key) != nullptr ? json_.find(key)->dump() : "null", why);
+    const Json* value = json_.find(key);
+    throw_error(ExitCode::kConfig, "[model] config.json: '{}' = {}: {}", printable(key),
+                value != nullptr ? printable(value->dump()) : "null", why);
   }
   void finish() const {
     for (const auto& [key, value] : json_.as_object()) {
@@ -80,7 +95,7 @@ DitConfig read_wan(Reader& r) {
     r.refuse("qk_norm", "expected \"rms_norm_across_heads\" or null");
   }
   c.qk_norm = qk_norm != "none";
-  c.eps = static_cast<float>(r.number("eps", 1e-6));
+  c.eps = to_float(r.number("eps", 1e-6));
   c.text_len = r.integer("text_len", 512);
   r.integer("rope_max_seq_len", 1024);  // a table size of diffusers; positions here are computed
   for (const char* key : {"image_dim", "added_kv_proj_dim", "pos_embed_seq_len"})
@@ -97,18 +112,18 @@ DitConfig read_dsv(Reader& r) {
   c.head_dim = r.integer("attention_head_dim", 128);
   c.in_channels = r.integer("in_channels", 4);
   c.learn_sigma = r.boolean("learn_sigma", false);
-  c.out_channels = r.integer("out_channels", c.learn_sigma ? 2 * c.in_channels : c.in_channels);
+  c.out_channels = r.integer("out_channels", product(c.learn_sigma ? 2 : 1, c.in_channels));
   c.text_dim = r.integer("text_dim", 4096);
   c.text_len = r.integer("text_len", 120);
   c.freq_dim = r.integer("freq_dim", 256);
-  c.ffn_dim = r.integer("ffn_dim", 4 * c.width());
+  c.ffn_dim = r.integer("ffn_dim", product(4, product(c.num_heads, c.head_dim)));
   c.num_layers = r.integer("num_layers", 32);
   const std::string ffn = r.text("ffn", "geglu");
   if (ffn != "geglu" && ffn != "gelu_tanh") r.refuse("ffn", "expected \"geglu\" or \"gelu_tanh\"");
   c.ffn = ffn == "geglu" ? FeedForward::kGeglu : FeedForward::kGeluTanh;
   c.pos_base_size = r.integers<2>("pos_base_size", {16, 16});
   c.pos_interpolation_scale = r.number("pos_interpolation_scale", 1.0);
-  c.eps = static_cast<float>(r.number("eps", 1e-5));
+  c.eps = to_float(r.number("eps", 1e-5));
   return c;
 }
 
@@ -136,7 +151,7 @@ DitConfig config_from_diffusers(const Json& json) {
     config = read_dsv(reader);
   } else {
     throw_error(ExitCode::kConfig, "[model] config.json: _class_name \"{}\": expected {} or {}",
-                name, kWanClass, kDsvClass);
+                printable(name), kWanClass, kDsvClass);
   }
   reader.finish();
   validate(config);

@@ -10,6 +10,7 @@
 #include "config_yaml.h"
 #include "dsv/base/error.h"
 #include "dsv/base/nearest.h"
+#include "dsv/base/printable.h"
 
 namespace dsv::train {
 namespace {
@@ -47,7 +48,7 @@ class Loader {
   }
 
   void add_set(const std::string& set) {
-    const std::string where = "--set " + set;
+    const std::string where = "--set " + printable(set);
     const auto equals = set.find('=');
     if (equals == std::string::npos || equals == 0) {
       problem(where, "", "expected --set section.key=value");
@@ -113,8 +114,11 @@ class Loader {
     return std::string_view(" ,:;).").find(after) != std::string_view::npos;
   }
 
+  // Paths and messages quote keys of the file.
   void problem(const std::string& where, const std::string& path, const std::string& message) {
-    problems_.push_back(format("{}: {}{}{}", where, path, path.empty() ? "" : ": ", message));
+    constexpr std::size_t kMaxBytes = 2000;
+    problems_.push_back(dsv::printable(
+        format("{}: {}{}{}", where, path, path.empty() ? "" : ": ", message), kMaxBytes));
   }
 
   void collect_section(const std::string& file, const YamlMember& section,

@@ -120,11 +120,11 @@ Manifest read_body(const Json& body) {
   if (const auto twice = std::adjacent_find(names.begin(), names.end()); twice != names.end()) {
     refuse("array '{}' is listed twice", *twice);
   }
-  const std::vector<ShardPlan> plans = plan_shards(manifest);
-  for (std::size_t f = 0; f < plans.size(); ++f) {
-    if (plans[f].num_bytes != manifest.files[f].num_bytes) {
+  const std::vector<std::int64_t> sizes = plan_sizes(manifest);
+  for (std::size_t f = 0; f < sizes.size(); ++f) {
+    if (sizes[f] != manifest.files[f].num_bytes) {
       refuse("{} is said to have {} bytes, its pieces need {}", shard_name(static_cast<int>(f)),
-             manifest.files[f].num_bytes, plans[f].num_bytes);
+             manifest.files[f].num_bytes, sizes[f]);
     }
   }
   return manifest;

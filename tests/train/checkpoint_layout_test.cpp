@@ -94,6 +94,18 @@ TEST_CASE("planned shards are safetensors files with aligned pieces", "[checkpoi
     CHECK(plan_shards(copy, f)[static_cast<std::size_t>(f)].head == plan.head);
   }
   CHECK(shard_name(3) == "rank_00003.safetensors");
+  // Sizes and offsets are the same without the heads, also where names need escapes.
+  manifest.arrays[1].name = "f \"quoted\" \\ ü";
+  Manifest sized = manifest;
+  const std::vector<ShardPlan> again = plan_shards(manifest);
+  const std::vector<std::int64_t> sizes = plan_sizes(sized);
+  REQUIRE(sizes.size() == 2);
+  for (std::size_t f = 0; f < 2; ++f) CHECK(sizes[f] == again[f].num_bytes);
+  for (std::size_t a = 0; a < sized.arrays.size(); ++a) {
+    for (std::size_t p = 0; p < sized.arrays[a].pieces.size(); ++p) {
+      CHECK(sized.arrays[a].pieces[p].offset == manifest.arrays[a].pieces[p].offset);
+    }
+  }
 }
 
 }  // namespace

@@ -69,4 +69,8 @@ void check_coverage(const LogicalArray& array, ExitCode code);
 // where a size does not fit in 63 bits.
 std::vector<ShardPlan> plan_shards(Manifest& manifest, int only = -1);
 
+// The sizes of the files that plan_shards lays out, by rank, and the same offsets, without the heads: a
+// hostile manifest of many pieces of one long name would make them much larger than itself.
+std::vector<std::int64_t> plan_sizes(Manifest& manifest);
+
 }  // namespace dsv::train

@@ -13,9 +13,10 @@ namespace {
 
 constexpr std::int64_t kMaxListBytes = std::int64_t{1} << 30, kMaxTextBytes = 1 << 20;
 
-std::string without_dot(std::string path) {
-  while (path.rfind("./", 0) == 0) path.erase(0, 2);
-  return path;
+std::string without_dot(const std::string& path) {
+  std::size_t begin = 0;
+  while (path.compare(begin, 2, "./") == 0) begin += 2;
+  return path.substr(begin);
 }
 
 }  // namespace

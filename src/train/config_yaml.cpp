@@ -10,6 +10,7 @@
 #include <unordered_map>
 
 #include "dsv/base/error.h"
+#include "dsv/base/printable.h"
 
 namespace dsv::train {
 namespace {
@@ -181,30 +182,13 @@ class Builder : public YAML::EventHandler {
   std::int64_t num_nodes_ = 0;
 };
 
-// Length of the UTF-8 sequence at text[i], 0 when it is malformed, overlong, a surrogate, or too
-// large.
-std::size_t utf8_length(std::string_view text, std::size_t i) {
-  const auto byte = [&](std::size_t k) { return static_cast<unsigned char>(text[k]); };
-  const unsigned char lead = byte(i);
-  if (lead < 0x80) return 1;
-  const std::size_t size = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
-  if (lead < 0xc2 || lead > 0xf4 || i + size > text.size()) return 0;
-  for (std::size_t k = 1; k < size; ++k) {
-    if ((byte(i + k) & 0xc0) != 0x80) return 0;
-  }
-  const unsigned char second = byte(i + 1);
-  if ((lead == 0xe0 && second < 0xa0) || (lead == 0xed && second > 0x9f)) return 0;
-  if ((lead == 0xf0 && second < 0x90) || (lead == 0xf4 && second > 0x8f)) return 0;
-  return size;
-}
-
 // yaml-cpp guesses encodings, takes byte 4 for the end, and is lax about tabs: this is checked
 // first.
 void check_text(std::string_view text, const std::string& file) {
   YamlMark at{1, 1};
   bool indenting = true;
   for (std::size_t i = 0; i < text.size();) {
-    const std::size_t size = utf8_length(text, i);
+    const std::size_t size = utf8_length(text.substr(i));
     const auto c = static_cast<unsigned char>(text[i]);
     if (size == 0) refuse(file, at, "expected UTF-8, got byte 0x{:02x}", static_cast<unsigned>(c));
     if ((c < 0x20 && c != '\n' && c != '\r' && c != '\t') || c == 0x7f) {
@@ -228,21 +212,8 @@ std::string to_string(const std::string& file, const YamlMark& at) {
 }
 
 std::string printable(std::string_view text) {
-  constexpr std::size_t kMaxShown = 60;
-  std::string out;
-  std::size_t i = 0;
-  while (i < text.size() && i < kMaxShown) {
-    const auto c = static_cast<unsigned char>(text[i]);
-    const std::size_t size = utf8_length(text, i);
-    if (size == 0 || c < 0x20 || c == 0x7f) {
-      out += format("\\x{:02x}", static_cast<unsigned>(c));
-      ++i;
-    } else {
-      out += text.substr(i, size);
-      i += size;
-    }
-  }
-  return i < text.size() ? out + "…" : out;
+  constexpr std::size_t kMaxBytes = 63;
+  return dsv::printable(text, kMaxBytes);
 }
 
 std::string quote(std::string_view text) {

@@ -9,7 +9,7 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 DSV_BUILD_PACKAGES="g++ cmake ninja-build ccache pkg-config libfmt-dev libspdlog-dev libyaml-cpp-dev
   libcli11-dev nlohmann-json3-dev libopenmpi-dev openmpi-bin libdnnl-dev libhwy-dev
   libavformat-dev libavcodec-dev libavutil-dev libswscale-dev"
-DSV_TEST_PACKAGES="catch2 python3"
+DSV_TEST_PACKAGES="catch2 python3 python3-venv python3-pip iproute2"
 
 # install PACKAGE…: those that are missing, with sudo only when not root.
 install() {

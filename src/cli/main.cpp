@@ -6,8 +6,10 @@
 #include "commands.h"
 #include "dsv/base/error.h"
 #include "dsv/base/log.h"
+#include "dsv/train/progress.h"
 
 int main(int argc, char** argv) {
+  dsv::train::secure_standard_streams();
   CLI::App app{"dsv trains video Diffusion Transformers with dynamic attention sparsity"};
   app.require_subcommand(1);
   app.set_help_all_flag("--help-all", "Help of every command");

@@ -137,7 +137,7 @@ exec unshare --uts bash -c "hostname $host; $*"
 RSH
   chmod +x "$dir/rsh"
   mpirun=("${mpirun[0]}" --mca plm_rsh_agent "$dir/rsh" --mca plm_rsh_no_tree_spawn 1
-          --host nodea:2,nodeb:3 --map-by node "${mpirun[@]:1}")
+          --host "nodea:2,nodeb:3" --map-by node "${mpirun[@]:1}")
   start 5 where && finish
   expect_rc 0 && expect_said "5 ranks \(mpi\) on 2 hosts" && expect_said "between 2 and 3 ranks"
   for line in "0/5 mpi local 0/2" "1/5 mpi local 1/2" "2/5 mpi local 0/3" "3/5 mpi local 1/3" "4/5 mpi local 2/3"; do

@@ -155,7 +155,7 @@ TEST_CASE("closed standard streams are taken by /dev/null", "[progress]") {
     for (int fd = 0; fd <= 2; ++fd) close(fd);
     secure_standard_streams();
     const int file = open((folder / "state").c_str(), O_WRONLY | O_CREAT, 0644);
-    const bool safe = file == 3 && write(2, "message", 7) == 7 && write(1, "message", 7) == 7;
+    const bool safe = file > 2 && write(2, "message", 7) == 7 && write(1, "message", 7) == 7;
     int ends[2];
     const bool piped = pipe(ends) == 0 && close(ends[0]) == 0 && write(ends[1], "x", 1) == -1;
     _exit(safe && piped ? 0 : 1);

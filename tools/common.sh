@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034
 # Sourced by tools/*: where the project is, how packages are installed, how mpirun is started.
 set -euo pipefail
 DSV_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

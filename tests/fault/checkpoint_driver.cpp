@@ -4,7 +4,7 @@
 //   checkpoint_driver [option…] storm DIR        resumes, then saves step after step until killed
 // Options: --sync, --large (state of 12 MB), --no-space-check, --tmpfs BYTES (mounted on DIR in a
 // namespace of its own; exit code 77 when that is not permitted), --read-only (that, not writable),
-// --file-limit BYTES, --nobody (as user 65534).
+// --file-limit BYTES, --nobody (as user 65534), --only-rank R (these four hold for one rank).
 #include <grp.h>
 #include <sched.h>
 #include <signal.h>
@@ -24,6 +24,7 @@ struct Options {
   bool large = false;
   bool read_only = false;
   bool nobody = false;
+  int only_rank = -1;
   std::int64_t tmpfs_bytes = 0;
   std::int64_t file_limit_bytes = 0;
   std::string verb;
@@ -53,6 +54,8 @@ Options parse(int argc, char** argv) {
       options.nobody = true;
     } else if (arg == "--tmpfs" && i + 1 < argc) {
       options.tmpfs_bytes = std::stoll(argv[++i]);
+    } else if (arg == "--only-rank" && i + 1 < argc) {
+      options.only_rank = std::stoi(argv[++i]);
     } else if (arg == "--file-limit" && i + 1 < argc) {
       options.file_limit_bytes = std::stoll(argv[++i]);
     } else {
@@ -143,9 +146,9 @@ int run(const Options& options, comm::Communicator& comm) {
 
 int main_of(int argc, char** argv) {
   const Options options = parse(argc, argv);
-  constrain(options);
   comm::MpiSession session(&argc, &argv);
   const std::unique_ptr<comm::Communicator> world = session.world();
+  if (options.only_rank < 0 || options.only_rank == world->rank()) constrain(options);
   try {
     return run(options, *world);
   } catch (const Error& error) {

@@ -130,6 +130,26 @@ TEST_CASE("SIGKILL of each rank at each point under mpirun", "[fault][.long]") {
   }
 }
 
+TEST_CASE("ranks that see another folder or cannot write there are named", "[fault]") {
+  const TempDir dir;
+  REQUIRE(::chmod(dir.path().c_str(), 0755) == 0);
+  const Outcome other =
+      drive_two_ranks({"--only-rank", "1", "--tmpfs", "65536", "save", dir.path(), "1"});
+  if (skipped(other)) return;
+  {
+    INFO(other.output);
+    CHECK(other.exit_code == 3);
+    CHECK_THAT(other.output, Contains("rank 1: ") && Contains("is it on a shared file system?"));
+  }
+  const Outcome forbidden =
+      drive_two_ranks({"--only-rank", "1", "--nobody", "save", dir.path(), "1"});
+  if (skipped(forbidden)) return;
+  INFO(forbidden.output);
+  CHECK(forbidden.exit_code == 22);
+  CHECK_THAT(forbidden.output, Contains("rank 1: ") && Contains("Permission denied"));
+  CHECK_FALSE(std::filesystem::exists(dir / "step_1"));
+}
+
 // Kills at random times; whatever is found must be whole and must not be older than what was found
 // before.
 void storm(int num_kills, std::uint64_t seed, bool two_ranks = false) {

@@ -1,4 +1,6 @@
 // Saves that fail on one rank fail on all, leave nothing, and do not stop the next one.
+#include <thread>
+
 #include "dsv/train/fault.h"
 #include "support/catch.h"
 #include "train/checkpoint_state.h"
@@ -86,6 +88,41 @@ TEST_CASE("a step that fails to replace itself keeps what it was", "[checkpoint]
     CHECK(read_bytes(dir / "step_5/manifest.json") == before);
     CHECK(load_newest(dir.path(), small_state(), 2) == "step 5");
   }
+}
+
+TEST_CASE("bytes that the disk changed are found before the commit", "[checkpoint][fault]") {
+  const bool verify = GENERATE(true, false);
+  const Faults faults("ckpt_fsync:sleep=700@1,2");
+  const TempDir dir;
+  CheckpointWriter::Options options;
+  options.verify_after_save = verify;
+  const Names errors = run_ranks(2, [&](comm::Communicator& comm) {
+    CheckpointWriter writer(dir.path(), options, comm);
+    const auto pieces = make_state(small_state(), 2, comm.rank(), comm.size());
+    writer.save(make_meta(2), pieces);
+    if (comm.rank() == 0) {
+      // Rank 1 has written its shard and sleeps before it syncs.
+      const std::string shard = dir / names_in(dir.path()).at(0) + "/rank_00001.safetensors";
+      std::string bytes;
+      for (int i = 0; i < 500 && bytes.size() < 8000; ++i) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        bytes = read_bytes(shard);
+      }
+      bytes.at(7000) = static_cast<char>(bytes.at(7000) ^ 16);
+      write_bytes(shard, bytes);
+    }
+    writer.drain();
+    if (writer.stats().last_save_failed) throw std::runtime_error(writer.stats().last_error);
+  });
+  for (const std::string& error : errors) {
+    if (verify) {
+      CHECK_THAT(error, Contains("rank 1: ") && Contains("rank_00001.safetensors': bytes [0, "));
+    } else {
+      CHECK(error.empty());
+    }
+  }
+  // Without the reading back it is the next reader that finds it.
+  CHECK_THAT(load_newest(dir.path(), small_state(), 2), Contains(verify ? "none" : "11: "));
 }
 
 TEST_CASE("short writes are continued", "[checkpoint][fault]") {

@@ -1,111 +1,115 @@
 #include "dsv/kernels/machine_peak.h"
 
-#include <omp.h>
+#define HWY_TARGET_INCLUDE "cpu/machine_peak.cpp"
+#include "cpu/targets.h"
+#include <hwy/foreach_target.h>
 
 #include <algorithm>
 #include <chrono>
-#include <cstdint>
-#include <cstring>
 #include <memory>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "cpu/map-inl.h"
+#include "cpu/parallel.h"
 
+HWY_BEFORE_NAMESPACE();
+namespace dsv::kernels::cpu::HWY_NAMESPACE {
+
+// Enough independent sums to hide the latency of any multiply-add, few enough for the registers.
+constexpr int kPeakSums = 12;
+
+// Returns the FLOP it has done. `small` is not known to the compiler, which must not do them itself.
+double run_multiply_adds(std::int64_t rounds, float small, float* result) {
+  const F32 d;
+  VecF32 sums[kPeakSums];
+#pragma GCC unroll 16
+  for (int i = 0; i < kPeakSums; ++i) sums[i] = hn::Set(d, static_cast<float>(i) * small);
+  const VecF32 factor = hn::Set(d, 1 - small), offset = hn::Set(d, small);
+#pragma GCC unroll 1
+  for (std::int64_t r = 0; r < rounds; ++r) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kPeakSums; ++i) sums[i] = hn::MulAdd(sums[i], factor, offset);
+  }
+  VecF32 total = sums[0];
+#pragma GCC unroll 16
+  for (int i = 1; i < kPeakSums; ++i) total = hn::Add(total, sums[i]);
+  *result = sum_of_lanes(total);
+  return 2.0 * static_cast<double>(rounds) * kPeakSums * static_cast<double>(hn::Lanes(d));
+}
+
+void copy_floats(const float* from, std::int64_t n, float* to) {
+  for_each_vector(n, [=](auto at) HWY_ATTR { at.store(at.load(from), to); });
+}
+
+}  // namespace dsv::kernels::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
 namespace dsv::kernels {
+namespace cpu {
 namespace {
 
-using Clock = std::chrono::steady_clock;
+HWY_EXPORT(run_multiply_adds);
+HWY_EXPORT(copy_floats);
 
-// Enough independent chains for latency 4-5 at two a cycle. The empty asm hides each value from the
-// optimiser, which would otherwise fold the loop.
-constexpr int kChains = 12;
-
-#if defined(__x86_64__)
-__attribute__((target("avx512f"))) double fma_avx512(std::int64_t rounds) {
-  __m512 chain[kChains];
-  for (auto& c : chain) c = _mm512_set1_ps(1.0f);
-  const __m512 a = _mm512_set1_ps(0.999f), b = _mm512_set1_ps(1e-3f);
-  for (std::int64_t i = 0; i < rounds; ++i) {
-#pragma GCC unroll 12
-    for (int c = 0; c < kChains; ++c) {
-      chain[c] = _mm512_fmadd_ps(chain[c], a, b);
-      asm volatile("" : "+v"(chain[c]));
-    }
+// Seconds from the moment that all threads are ready until the last one is done.
+template <typename Fn>
+double seconds_of(int num_threads, const Fn& fn) {
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point start;
+#pragma omp parallel num_threads(num_threads)
+  {
+#pragma omp barrier
+#pragma omp master
+    start = Clock::now();
+#pragma omp barrier
+    fn(omp_get_thread_num(), omp_get_num_threads());
   }
-  return 2.0 * 16 * kChains * static_cast<double>(rounds);
-}
-
-__attribute__((target("avx2,fma"))) double fma_avx2(std::int64_t rounds) {
-  __m256 chain[kChains];
-  for (auto& c : chain) c = _mm256_set1_ps(1.0f);
-  const __m256 a = _mm256_set1_ps(0.999f), b = _mm256_set1_ps(1e-3f);
-  for (std::int64_t i = 0; i < rounds; ++i) {
-#pragma GCC unroll 12
-    for (int c = 0; c < kChains; ++c) {
-      chain[c] = _mm256_fmadd_ps(chain[c], a, b);
-      asm volatile("" : "+x"(chain[c]));
-    }
-  }
-  return 2.0 * 8 * kChains * static_cast<double>(rounds);
-}
-#endif
-
-double fma_portable(std::int64_t rounds) {
-  float chain[kChains * 4];
-  for (float& c : chain) c = 1.0f;
-  for (std::int64_t i = 0; i < rounds; ++i) {
-    for (float& c : chain) c = c * 0.999f + 1e-3f;
-    asm volatile("" : : "r"(chain) : "memory");
-  }
-  return 2.0 * 4 * kChains * static_cast<double>(rounds);
-}
-
-double fma_round(std::int64_t rounds) {
-#if defined(__x86_64__)
-  static const bool has_avx512 = __builtin_cpu_supports("avx512f") != 0;
-  static const bool has_avx2 =
-      __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
-  if (has_avx512) return fma_avx512(rounds);
-  if (has_avx2) return fma_avx2(rounds);
-#endif
-  return fma_portable(rounds);
+  return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
 }  // namespace
+}  // namespace cpu
 
 double peak_fma_gflops(int num_threads) {
-  constexpr std::int64_t kRounds = 200'000;
+  // Runs of half a millisecond: on a busy machine some of them find all cores free.
+  constexpr std::int64_t kRounds = 1 << 17;
+  constexpr int kRuns = 100;
+  volatile float small = 1e-9f;
   double best = 0;
-  // Best of several: a neighbour's burst must not lower the peak that shares are taken of.
-  for (int attempt = 0; attempt < 8; ++attempt) {
-    double flops = 0;
-    const auto start = Clock::now();
-#pragma omp parallel num_threads(num_threads) reduction(+ : flops)
-    flops += fma_round(kRounds);
-    const std::chrono::duration<double> d = Clock::now() - start;
-    if (attempt > 0) best = std::max(best, flops / d.count());  // the first one starts the threads
+  for (int run = 0; run < kRuns; ++run) {
+    double flop = 0;
+    const double seconds = cpu::seconds_of(num_threads, [&](int, int) {
+      float result = 0;
+      const double mine = HWY_DYNAMIC_DISPATCH(cpu::run_multiply_adds)(kRounds, small, &result);
+      volatile float keep = result;
+      static_cast<void>(keep);
+#pragma omp atomic
+      flop += mine;
+    });
+    best = std::max(best, 1e-9 * flop / seconds);
   }
-  return best / 1e9;
+  return best;
 }
 
 double copy_bandwidth_gbytes(int num_threads) {
-  constexpr std::int64_t kBytes = 128 << 20;
-  const auto from = std::make_unique<char[]>(kBytes), to = std::make_unique<char[]>(kBytes);
-  std::memset(from.get(), 1, kBytes);
+  constexpr std::int64_t kFloats = 32 << 20;  // 128 MiB each way
+  const std::unique_ptr<float[]> from(new float[kFloats]), to(new float[kFloats]);
+  const auto share = [](int thread, int count) { return kFloats / 1024 * thread / count * 1024; };
   double best = 0;
-  for (int attempt = 0; attempt < 6; ++attempt) {
-    const auto start = Clock::now();
-#pragma omp parallel num_threads(num_threads)
-    {
-      const std::int64_t t = omp_get_thread_num(), n = omp_get_num_threads();
-      const std::int64_t begin = kBytes * t / n, end = kBytes * (t + 1) / n;
-      std::memcpy(to.get() + begin, from.get() + begin, static_cast<std::size_t>(end - begin));
-    }
-    const std::chrono::duration<double> d = Clock::now() - start;
-    if (attempt > 0) best = std::max(best, 2.0 * kBytes / d.count());
+  for (int run = -1; run < 6; ++run) {
+    const double seconds = cpu::seconds_of(num_threads, [&](int thread, int count) {
+      const std::int64_t begin = share(thread, count), end = share(thread + 1, count);
+      if (run < 0) {  // each thread touches its pages first
+        std::fill(from.get() + begin, from.get() + end, 1.0f);
+        std::fill(to.get() + begin, to.get() + end, 0.0f);
+        return;
+      }
+      HWY_DYNAMIC_DISPATCH(cpu::copy_floats)(from.get() + begin, end - begin, to.get() + begin);
+    });
+    if (run >= 0) best = std::max(best, 1e-9 * 2 * sizeof(float) * kFloats / seconds);
   }
-  return best / 1e9;
+  return best;
 }
 
 }  // namespace dsv::kernels
+#endif

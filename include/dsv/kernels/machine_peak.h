@@ -3,12 +3,13 @@
 
 namespace dsv::kernels {
 
-// Fused multiply-adds (two FLOP each) per second in 1e9, all threads together, in registers, with
-// the widest vectors of this processor. Takes about 50 ms. Threads are those of OpenMP: pin them
-// first.
+// Multiply-adds of f32 (two FLOP each) per second in 1e9, all threads together, in registers, with
+// the instruction set that cpu_kernels() runs on. Best of many short runs, about 50 ms in all.
+// Threads are those of OpenMP: pin them first.
 double peak_fma_gflops(int num_threads);
 
-// Bytes read and written per second in 1e9 of a copy much larger than the caches.
+// Bytes read and written per second in 1e9 of a copy much larger than the caches, with ordinary
+// loads and stores, as the kernels use. Takes 256 MiB for a fraction of a second.
 double copy_bandwidth_gbytes(int num_threads);
 
 }  // namespace dsv::kernels

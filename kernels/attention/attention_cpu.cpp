@@ -4,6 +4,7 @@
 #define HWY_TARGET_INCLUDE "attention/attention_cpu.cpp"
 #include "cpu/targets.h"
 #include <hwy/foreach_target.h>
+#include <hwy/cache_control.h>
 
 #include <algorithm>
 #include <cmath>
@@ -47,6 +48,29 @@ HWY_INLINE void pack_query_panels(const HeadRows& rows, std::int64_t first, std:
     panels += D * kTileColumns;
   }
 }
+
+// Fetches the rows of the next block into the cache, a share with every tile of this one: rows lie
+// far apart, where the processor does not look ahead by itself.
+class RowsAhead {
+ public:
+  RowsAhead(std::int64_t num_rows, std::int64_t num_tiles)
+      : num_rows_(num_rows), num_tiles_(num_tiles) {}
+  // To be called with each tile; `first` is row 0 of the next block.
+  HWY_INLINE void fetch(std::int64_t D, std::initializer_list<const HeadRows*> tensors,
+                        std::int64_t first) {
+    const std::int64_t until = num_rows_ * ++tile_ / num_tiles_;
+    for (; row_ < until; ++row_) {
+      for (const HeadRows* rows : tensors) {
+        const float* const at = rows->row(first + row_);
+        for (std::int64_t c = 0; c < D; c += 16) hwy::Prefetch(at + c);
+        hwy::Prefetch(at + D - 1);
+      }
+    }
+  }
+
+ private:
+  std::int64_t num_rows_, num_tiles_, tile_ = 0, row_ = 0;
+};
 
 // Key rows (num_rows, padded_dim(D)), filled up with 0 to whole tiles.
 HWY_INLINE void pack_key_rows(const HeadRows& rows, std::int64_t first, std::int64_t count,
@@ -156,10 +180,14 @@ void attention_forward_task(const AttentionForwardTask& t) {
     pack_key_rows(t.k, key, num_keys, D, k);
     pack_rows(t.v.row(key), t.v.stride, num_keys, D, v, width, width);
     pack_key_bias(t.key_bias != nullptr ? t.key_bias + key : nullptr, num_keys, bias);
+    const std::int64_t next = key + num_keys;
+    RowsAhead ahead(std::min(kForwardKeys, t.num_keys - next),
+                    queries / kTileColumns * ceil_div(num_keys, kTileRows));
     for (std::int64_t i = 0; i < queries; i += kTileColumns) {
       HWY_ALIGN float block_max[kTileColumns];
       std::fill_n(block_max, kTileColumns, kMinusInfinity);
       for (std::int64_t j = 0; j < num_keys; j += kTileRows) {
+        ahead.fetch(D, {&t.k, &t.v}, next);
         score_tile(D, k + j * width, width, q + i * D, scale, bias + j, scores + j * kStride + i,
                    kStride, block_max);
       }
@@ -291,8 +319,12 @@ void attention_backward_task(const AttentionBackwardTask& t) {
       lse[i] = natural == kMinusInfinity ? -kMinusInfinity : natural * kLog2E;
       delta[i] = i < count ? t.delta[first + i] : 0.0f;
     }
+    const std::int64_t next = first + count;
+    RowsAhead ahead(std::min(kBackwardQueries, t.num_queries - next),
+                    columns / kTileColumns * (key_rows / kTileRows));
     for (std::int64_t i = 0; i < columns; i += kTileColumns) {
       for (std::int64_t j = 0; j < key_rows; j += kTileRows) {
+        ahead.fetch(D, {&t.q, &t.d_o, &t.dq}, next);
         const std::int64_t at = j * kBackwardQueries + i;
         weight_tile(D, k + j * width, width, q_panels + i * D, scale, bias + j, lse + i,
                     weights + at);
@@ -405,7 +437,7 @@ void attention_backward(const AttentionBackward& args, const Stream& stream) {
   // Blocks of keys in order, all heads of one block before the next: by the time that a block's
   // turn to add to dq comes, the block before it is usually done. Tasks are claimed in order, so a
   // task never waits for one that nobody has begun.
-  const std::int64_t keys = backward_keys(D), blocks = ceil_div(Skv, keys);
+  const std::int64_t keys = backward_keys(D, Skv), blocks = ceil_div(Skv, keys);
   const std::int64_t room = backward_scratch_floats(D), num_tasks = heads * blocks;
   const auto progress = std::make_unique<std::atomic<std::int32_t>[]>(
       static_cast<std::size_t>(num_tasks));

@@ -2,6 +2,7 @@
 // instruction set.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <limits>
@@ -13,7 +14,7 @@ namespace dsv::kernels::cpu {
 constexpr std::int64_t kForwardKeys = 192;
 constexpr std::int64_t kForwardQueries = 192;   // of a task at most; results do not depend on it
 constexpr std::int64_t kBackwardQueries = 96;   // a multiple of every tile's columns too
-constexpr std::int64_t kBackwardKeys64 = 240;   // of a task at D ≤ 64
+constexpr std::int64_t kBackwardKeys128 = 240;  // of a task at most, at D ≤ 128
 constexpr std::int64_t kBackwardKeys256 = 120;  // above
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
@@ -64,11 +65,18 @@ constexpr std::int64_t forward_scratch_floats(std::int64_t D) {
   return kForwardQueries * (2 * padded_dim(D) + kForwardKeys + 4) +
          kForwardKeys * (2 * padded_dim(D) + 1) + 256;
 }
-constexpr std::int64_t backward_keys(std::int64_t D) {
-  return D <= 64 ? kBackwardKeys64 : kBackwardKeys256;
+// Keys of a backward task: blocks of almost equal size.
+constexpr std::int64_t max_backward_keys(std::int64_t D) {
+  return D <= 128 ? kBackwardKeys128 : kBackwardKeys256;
+}
+constexpr std::int64_t backward_keys(std::int64_t D, std::int64_t num_keys) {
+  const std::int64_t most = max_backward_keys(D);
+  const std::int64_t blocks = std::max<std::int64_t>(1, (num_keys + most - 1) / most);
+  const std::int64_t even = (num_keys + blocks - 1) / blocks;
+  return std::max<std::int64_t>(12, (even + 11) / 12 * 12);
 }
 constexpr std::int64_t backward_scratch_floats(std::int64_t D) {
-  return backward_keys(D) * (4 * padded_dim(D) + 2 * kBackwardQueries) +
+  return max_backward_keys(D) * (4 * padded_dim(D) + 2 * kBackwardQueries) +
          kBackwardQueries * (5 * padded_dim(D) + 2) + 512;
 }
 

@@ -1,23 +1,17 @@
 #include "dsv/train/checkpoint_writer.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
 #include <atomic>
-#include <cerrno>
 #include <chrono>
 #include <cstring>
-#include <filesystem>
 
 #include "checkpoint_agree.h"
 #include "checkpoint_commit.h"
 #include "checkpoint_files.h"
+#include "checkpoint_folder.h"
 #include "checkpoint_snapshot.h"
 #include "checkpoint_worker.h"
 #include "dsv/base/check_math.h"
 #include "dsv/base/log.h"
-#include "dsv/data/atomic_file.h"
 
 namespace dsv::train {
 namespace {
@@ -28,7 +22,7 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// One save from snapshot to commit. The worker owns `error`, `crcs` and `write_seconds` until
+// One save from snapshot to commit. The worker owns `written`, `crcs` and `write_seconds` until
 // `done`.
 struct Flight {
   Manifest manifest;       // chunk CRCs are filled at the commit
@@ -70,82 +64,18 @@ struct CheckpointWriter::Impl {
   Options options;
   comm::Communicator& comm;
   CheckpointStats stats;
-  OpenFile lock;  // rank 0
+  OpenFile lock;  // of the folder; rank 0
   SnapshotBuffer buffer;
   std::unique_ptr<Flight> flight;
   CheckpointWorker worker;  // last: its jobs use the members above
 
   bool is_root() const { return comm.rank() == 0; }
-  void prepare_folder();
-  void probe(const std::string& token);
   void begin(const CheckpointMeta& meta, std::span<const StatePiece> pieces);
   bool reserve_space(Flight& next);
   void finish();
   void commit(Flight& ended);
   void count_failure(const Flight& ended, const std::string& reason);
 };
-
-// Rank 0 makes and locks the folder and leaves a token there; every rank must see it and write
-// there.
-void CheckpointWriter::Impl::prepare_folder() {
-  read_faults_from_environment();
-  DSV_CHECK(options.keep >= 1, "[checkpoint] expected keep ≥ 1, got {}", options.keep);
-  const std::string token =
-      dir + '/' + comm.broadcast_bytes(is_root() ? ".probe-" + random_id() : std::string(), 0);
-  const Verdict made = attempt([&] {
-    if (!is_root()) return;
-    std::error_code error;
-    std::filesystem::create_directories(dir, error);
-    if (error) {
-      throw_error(ExitCode::kIo, "[checkpoint] cannot create folder '{}': {}", dir,
-                  error.message());
-    }
-    const std::string path = dir + "/.lock";
-    lock = OpenFile(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666), path);
-    if (!lock.is_open()) {
-      throw_error(ExitCode::kIo, "[checkpoint] cannot write in '{}': {}", dir,
-                  std::strerror(errno));
-    }
-    if (::flock(lock.fd(), LOCK_EX | LOCK_NB) != 0) {
-      if (errno == EWOULDBLOCK) {
-        throw_error(ExitCode::kEnvironment,
-                    "[checkpoint] another process saves checkpoints in '{}'", dir);
-      }
-      log_warn(
-          "[checkpoint] '{}' cannot be locked ({}): nothing stops a second run from writing there",
-          dir, std::strerror(errno));
-    }
-    data::write_file_atomic(token, "");
-  });
-  agree(comm, made).throw_if_failed();
-  const Verdict probed = agree(comm, attempt([&] { probe(token); }));
-  if (is_root()) ::unlink(token.c_str());
-  probed.throw_if_failed();
-  const Verdict cleaned = attempt([&] {
-    if (!is_root()) return;
-    for (const std::string& name : list_checkpoints(dir).unfinished) {
-      log_warn("[checkpoint] removing {}/{}, left by a save that did not end", dir, name);
-      remove_tree(dir + '/' + name);
-    }
-    sync_folder(std::filesystem::absolute(dir).parent_path().string());
-  });
-  share(comm, cleaned, 0).throw_if_failed();
-}
-
-void CheckpointWriter::Impl::probe(const std::string& token) {
-  if (::access(token.c_str(), F_OK) != 0) {
-    throw_error(
-        ExitCode::kEnvironment,
-        "[checkpoint] '{}' is not the folder that rank 0 sees: is it on a shared file system?",
-        dir);
-  }
-  const std::string mine = token + '-' + std::to_string(comm.rank());
-  const Verdict written = attempt([&] { data::write_file_atomic(mine, "probe"); });
-  ::unlink(mine.c_str());
-  if (!written.ok()) {
-    throw_error(ExitCode::kIo, "[checkpoint] cannot write in '{}': {}", dir, written.message);
-  }
-}
 
 void CheckpointWriter::Impl::count_failure(const Flight& ended, const std::string& reason) {
   ++stats.num_failed;
@@ -297,7 +227,9 @@ void CheckpointWriter::Impl::commit(Flight& ended) {
 CheckpointWriter::CheckpointWriter(std::string dir, const Options& options,
                                    comm::Communicator& comm)
     : impl_(std::make_unique<Impl>(std::move(dir), options, comm)) {
-  impl_->prepare_folder();
+  read_faults_from_environment();
+  DSV_CHECK(options.keep >= 1, "[checkpoint] expected keep ≥ 1, got {}", options.keep);
+  impl_->lock = prepare_checkpoint_folder(impl_->dir, comm);
 }
 
 CheckpointWriter::~CheckpointWriter() {

@@ -140,9 +140,11 @@ TEST_CASE("a writer that is not drained commits nothing", "[checkpoint]") {
   CHECK(load_newest(dir.path(), small_state(), 1) == "none");
   // What it left is removed by the next writer.
   CHECK(names_in(dir.path()).size() == 1);
+  write_bytes(dir / ".probe-0-1", "of a rank that was killed");
   CHECK(all_empty(
       run_ranks(1, [&](comm::Communicator& comm) { CheckpointWriter(dir.path(), {}, comm); })));
   CHECK(names_in(dir.path()).empty());
+  CHECK_FALSE(std::filesystem::exists(dir / ".probe-0-1"));
 }
 
 TEST_CASE("a steady run allocates its snapshot once and keeps the newest checkpoints",

@@ -11,10 +11,10 @@
 #include <functional>
 #include <memory>
 
+#include "dsv/base/check_math.h"
 #include "dsv/base/json.h"
 #include "dsv/kernels/affinity.h"
 #include "dsv/kernels/kernel_table.h"
-#include "dsv/kernels/machine_peak.h"
 #include "dsv/tensor/arena.h"
 
 namespace dsv::cli {
@@ -53,6 +53,7 @@ class Cases {
       t = arena_.empty({S_});
       table_.fill({.y = t, .value = 1}, stream_);
     }
+    add_copies();
     add_norms();
     add_activations();
     add_moves();
@@ -69,6 +70,21 @@ class Cases {
   Tensor matrix(int i) const { return buffers_[i].reshape({S_, C_}); }
   Tensor row(int i) const { return rows_[i].reshape({1, C_}); }
   Tensor column(int i) const { return columns_[i].reshape({1, S_}); }
+
+  // What the others are compared with: the library's copy and a plain loop, whichever is faster.
+  void add_copies() {
+    add("copy (memcpy)", 2, [this] {
+      const float* from = buffers_[0].f32();
+      float* to = buffers_[1].f32();
+#pragma omp parallel num_threads(stream_.num_threads)
+      {
+        const std::int64_t t = omp_get_thread_num(), n = omp_get_num_threads();
+        std::copy(from + S_ * C_ * t / n, from + S_ * C_ * (t + 1) / n, to + S_ * C_ * t / n);
+      }
+    });
+    add("copy (loop)", 2,
+        [this] { table_.axpby({.x = buffers_[0], .y = buffers_[1], .a = 1, .b = 0}, stream_); });
+  }
 
   void add_norms() {
     add("layer_norm_forward", 2, [this] {
@@ -255,45 +271,11 @@ double seconds_of(const std::function<void()>& run) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// The rate of a plain copy of one buffer of this size into another.
-class Copy {
- public:
-  Copy(std::int64_t num_elements, int num_threads)
-      : num_elements_(num_elements), num_threads_(num_threads) {
-    for (Tensor* t : {&from_, &to_}) {
-      *t = arena_.empty({num_elements});
-      kernels::cpu_kernels().fill({.y = *t, .value = 1}, {.num_threads = num_threads});
-    }
-  }
-  void run() {
-    const float* from = from_.f32();
-    float* to = to_.f32();
-    best_s_ = std::min(best_s_, seconds_of([&] {
-#pragma omp parallel num_threads(num_threads_)
-                         {
-                           const std::int64_t t = omp_get_thread_num(), n = omp_get_num_threads();
-                           const std::int64_t begin = num_elements_ * t / n,
-                                              end = num_elements_ * (t + 1) / n;
-                           std::copy(from + begin, from + end, to + begin);
-                         }
-                       }));
-  }
-  double gbytes() const {
-    return 8e-9 * static_cast<double>(num_elements_) / best_s_;
-  }
-
- private:
-  std::int64_t num_elements_;
-  int num_threads_;
-  Arena arena_;
-  Tensor from_, to_;
-  double best_s_ = 1e30;
-};
-
-void report(const std::vector<Case>& cases, const Options& o, int threads, double copy) {
+void report(const std::vector<Case>& cases, const Options& o, int threads) {
   const auto gbytes = [](const Case& c) {
     return 1e-9 * static_cast<double>(c.num_bytes) / c.best_s;
   };
+  const double copy = std::max(gbytes(cases[0]), gbytes(cases[1]));
   const double mib = static_cast<double>(o.tokens * o.channels * 4) / (1 << 20);
   if (o.json) {
     Json json = Json::object();
@@ -351,21 +333,21 @@ void add_bench_elementwise(CLI::App& bench) {
           "[bench] expected --tokens a multiple of 32 and --channels one of 64, got {} and {}",
           o->tokens, o->channels);
     }
+    checked_mul(o->tokens, o->channels);
     const int threads = kernels::pin_all_cores(o->threads);
-    Copy copy(o->tokens * o->channels, threads);
     Cases all(*o, {.num_threads = threads});
     std::vector<Case>& cases = all.list();
-    std::erase_if(cases,
-                  [&](const Case& c) { return c.name.find(o->kernel) == std::string::npos; });
-    if (cases.empty()) {
+    std::erase_if(cases, [&](const Case& c) {
+      return c.name.find("copy") != 0 && c.name.find(o->kernel) == std::string::npos;
+    });
+    if (cases.size() == 2) {
       throw_error(ExitCode::kConfig, "[bench] no kernel is called like '{}'", o->kernel);
     }
     // In turns, so that a neighbour's burst falls on all alike.
     for (int round = 0; round < o->repeat; ++round) {
-      copy.run();
       for (Case& c : cases) c.best_s = std::min(c.best_s, seconds_of(c.run));
     }
-    report(cases, *o, threads, copy.gbytes());
+    report(cases, *o, threads);
   });
 }
 

@@ -58,6 +58,7 @@ class Builder : public YAML::EventHandler {
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                 const std::string& value) override {
     check_tag(mark, tag);
+    check_escapes(mark, value);
     YamlNode node;
     node.kind = YamlNode::Kind::kScalar;
     node.at = mark_of(mark);
@@ -100,6 +101,14 @@ class Builder : public YAML::EventHandler {
   void check_tag(const YAML::Mark& mark, const std::string& tag) {
     if (tag.empty() || tag == "?" || tag == "!") return;
     refuse(file_, mark_of(mark), "YAML tags are not supported, got {}", quote(tag));
+  }
+  // The text is UTF-8, but yaml-cpp makes \N and \_ single bytes, which no reader would take back.
+  void check_escapes(const YAML::Mark& mark, std::string_view value) {
+    while (!value.empty()) {
+      const std::size_t size = utf8_length(value);
+      if (size == 0) refuse(file_, mark_of(mark), "the escapes \\N and \\_ are not supported");
+      value.remove_prefix(size);
+    }
   }
   void count(std::int64_t nodes, YamlMark at) {
     num_nodes_ += nodes;

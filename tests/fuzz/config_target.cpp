@@ -83,6 +83,13 @@ std::vector<Case> file_cases() {
                    "data: {buckets: {\"64x64\\e[2J\": 1}}\n",
                    {"F:1:18: data.buckets.64x64\\x1b[2J: expected HEIGHTxWIDTH"},
                    ExitCode::kConfig});
+  for (const char* escape : {"\\N", "\\_"}) {
+    cases.push_back({std::string("escape ") + escape,
+                     std::string("run: {dir: \"a") + escape + "b\"}\n",
+                     {"F:1:12: the escapes \\N and \\_ are not supported"},
+                     ExitCode::kConfig});
+  }
+  cases.push_back(accepted("other escapes", "sample: {prompts: [\"\\x85\\u00a0\\L\\P\\0\\e\"]}\n"));
   // As large as files may be: the slowest that YAML can be made to be.
   const std::size_t most = 128u << 10;
   const auto filled = [&](const std::string& begin, const std::string& piece) {

@@ -401,7 +401,7 @@ void attention_forward(const AttentionForward& args, const Stream& stream) {
   const std::int64_t B = args.q.dim(0), Sq = args.q.dim(1), H = args.q.dim(2), D = args.q.dim(3);
   // Whole blocks of queries while there are several for each thread; results are the same anyway.
   std::int64_t queries = kForwardQueries;
-  while (queries > 48 && B * H * ceil_div(Sq, queries) < 4 * stream.num_threads) queries /= 2;
+  while (queries > 96 && B * H * ceil_div(Sq, queries) < 4 * stream.num_threads) queries /= 2;
   const std::int64_t blocks = ceil_div(Sq, queries), num_tasks = B * H * blocks;
   const std::int64_t room = forward_scratch_floats(D);
   float* const scratch_of = scratch<float>(num_workers(stream, num_tasks) * room);

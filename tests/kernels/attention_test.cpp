@@ -291,6 +291,34 @@ TEST_CASE("attention: huge logits neither overflow nor lose the largest", "[atte
   check_case({1, 24, 200, 1, 32, Bias::kNone, Layout::kContiguous, 45, 1});  // ± 1e4, one-hot
 }
 
+TEST_CASE("attention: weights are right to the last bits over the whole range of exp",
+          "[attention]") {
+  // Two keys with logits 0 and x: o = exp(x) / (1 + exp(x)). The logit in units of log2 e has two
+  // roundings, relative to |x|; exp2, the sum, and the quotient have one or two more each.
+  const std::int64_t n = 20000;
+  const Tensor q = empty({1, n, 1, 1}), k = empty({1, 2, 1, 1}), lse = empty({1, 1, n});
+  for (std::int64_t i = 0; i < n; ++i) {
+    q.f32()[i] = -90.0f * static_cast<float>(i) / static_cast<float>(n);
+  }
+  k.f32()[0] = 0;
+  k.f32()[1] = 1;
+  for_each_isa([&] {
+    const Tensor o = empty({1, n, 1, 1});
+    cpu_kernels().attention_forward({.q = q, .k = k, .v = k, .o = o, .lse = lse}, cpu_stream(2));
+    double worst = 0;
+    for (std::int64_t i = 0; i < n; ++i) {
+      const double x = static_cast<double>(q.f32()[i]), got = static_cast<double>(o.f32()[i]);
+      if (x < -87.4) {  // exp(x) < 2^-126
+        worst = std::max(worst, got > 0x1p-126 ? 1e9 : 0.0);
+        continue;
+      }
+      const double want = std::exp(x) / (1 + std::exp(x));
+      worst = std::max(worst, std::fabs(got / want - 1) / (kEps * (4 + 1.5 * std::fabs(x))));
+    }
+    CHECK(worst <= 1);
+  });
+}
+
 TEST_CASE("attention: masked keys get exactly no gradient", "[attention]") {
   const Case c{1, 40, 130, 2, 16, Bias::kSomeMasked};
   const Data data(c);

@@ -95,9 +95,10 @@ TEST_CASE("activation: slopes are right to a few roundings of 1", "[activation]"
 
 TEST_CASE("activation: sizes, scales, threads, and in place", "[activation]") {
   for_each_isa([] {
-    for (const std::int64_t n : {0, 1, 3, 15, 16, 17, 1000, 70001}) {
+    for (const std::int64_t n : {0, 1, 3, 15, 16, 17, 1000, 40001}) {
       for (const double scale : {1.0, 8.0, 32.0, 128.0}) {
         for (const Activation kind : kKinds) {
+          if (n > 1000 && scale != 8) continue;  // large: for the threads
           CAPTURE(n, scale, static_cast<int>(kind));
           const Tensor x = random({n}, 1, scale), dy = random({n}, 2, scale);
           const Tensor y = empty({n}, DType::kF64), dx = empty({n}, DType::kF64);

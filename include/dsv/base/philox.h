@@ -8,6 +8,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "dsv/base/box_muller.h"
+
 namespace dsv {
 
 // What a number is for; values are part of the reproducibility contract and must not be renumbered.
@@ -81,14 +83,14 @@ constexpr double philox_uniform(std::uint32_t word) {
 }
 
 // Standard normals by Box-Muller on word pairs (0,1) and (2,3), in double; element e uses pair
-// (e % 4) / 2, cosine for even e and sine for odd e.
+// (e % 4) / 2, cosine for even e and sine for odd e. The same bits on every machine (box_muller.h).
 inline std::array<double, 4> philox_normal4(const PhiloxBlock& words) {
   std::array<double, 4> out{};
-  for (int pair = 0; pair < 2; ++pair) {
-    const double radius = std::sqrt(-2.0 * std::log(philox_uniform(words[2 * pair])));
-    const double angle = 6.283185307179586476925 * philox_uniform(words[2 * pair + 1]);
-    out[2 * pair] = radius * std::cos(angle);
-    out[2 * pair + 1] = radius * std::sin(angle);
+  for (std::size_t pair = 0; pair < 2; ++pair) {
+    const double radius = std::sqrt(-2.0 * log_of_uniform(philox_uniform(words[2 * pair])));
+    const auto [cos, sin] = circle_of_uniform(philox_uniform(words[2 * pair + 1]));
+    out[2 * pair] = radius * cos;
+    out[2 * pair + 1] = radius * sin;
   }
   return out;
 }

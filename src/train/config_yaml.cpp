@@ -265,7 +265,7 @@ YamlNode parse_yaml(std::string_view text, const std::string& file) {
     if (e.mark.line >= lines) {  // at the end that was added
       refuse(file, {}, "malformed YAML: the text ends within quotes, brackets, or an indentation");
     }
-    refuse(file, mark_of(e.mark), "malformed YAML: {}", e.msg);
+    refuse(file, mark_of(e.mark), "malformed YAML: {}", dsv::printable(e.msg, 200));
   }
 }
 

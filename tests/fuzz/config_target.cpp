@@ -89,6 +89,12 @@ std::vector<Case> file_cases() {
                      {"F:1:12: the escapes \\N and \\_ are not supported"},
                      ExitCode::kConfig});
   }
+  for (const auto& [name, text, shown] :
+       {std::tuple{"escaped line break of another system", "a: \"\\\r\"", "\\x0d"},
+        std::tuple{"escaped half a character", "a: \"\\ü\"", "\\xc3"}}) {
+    cases.push_back(
+        {name, text, {"malformed YAML: unknown escape character: ", shown}, ExitCode::kConfig});
+  }
   cases.push_back(accepted("other escapes", "sample: {prompts: [\"\\x85\\u00a0\\L\\P\\0\\e\"]}\n"));
   // As large as files may be: the slowest that YAML can be made to be.
   const std::size_t most = 128u << 10;

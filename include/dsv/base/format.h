@@ -2,6 +2,7 @@
 // format.cpp.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <string>
@@ -66,6 +67,12 @@ std::string vformat(std::string_view pattern, std::initializer_list<FormatArg> a
 template <typename... Args>
 std::string format(std::string_view pattern, const Args&... args) {
   return vformat(pattern, {FormatArg(args)...});
+}
+// Literals, exactly: std::format, which arguments of the standard library bring into scope, must
+// never be the better match.
+template <std::size_t n, typename... Args>
+std::string format(const char (&pattern)[n], Args&&... args) {
+  return vformat(std::string_view(pattern, n - 1), {FormatArg(args)...});
 }
 
 }  // namespace dsv

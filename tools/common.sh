@@ -8,7 +8,7 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 # Packages of Debian 12 / Ubuntu 24.04 by what they are for.
 DSV_BUILD_PACKAGES="g++ cmake ninja-build ccache pkg-config libfmt-dev libspdlog-dev libyaml-cpp-dev
-  libcli11-dev nlohmann-json3-dev libopenmpi-dev openmpi-bin libdnnl-dev libhwy-dev
+  libcli11-dev nlohmann-json3-dev libopenmpi-dev openmpi-bin libhwy-dev
   libavformat-dev libavcodec-dev libavutil-dev libswscale-dev"
 DSV_TEST_PACKAGES="catch2 python3 python3-venv python3-pip iproute2"
 

@@ -9,4 +9,14 @@ void Tracer::add(std::string_view name, double seconds) {
   it->second.count += 1;
 }
 
+const std::map<std::string, Tracer::Total, std::less<>>& Tracer::totals() {
+  if (observer_ != nullptr) observer_->collect(*this);
+  return totals_;
+}
+
+void Tracer::reset() {
+  if (observer_ != nullptr) observer_->collect(*this);
+  totals_.clear();
+}
+
 }  // namespace dsv

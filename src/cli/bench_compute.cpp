@@ -1,26 +1,22 @@
-// dsv bench linear | attention: useful GFLOP/s, and the share of the FMA peak measured between
-// them.
+// dsv bench linear | attention: useful GFLOP/s, and the share of the device's peak.
 #include "bench_compute.h"
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <functional>
 #include <memory>
 
+#include "bench_device.h"
 #include "dsv/base/json.h"
-#include "dsv/kernels/affinity.h"
-#include "dsv/kernels/kernel_table.h"
-#include "dsv/kernels/machine_peak.h"
-#include "dsv/tensor/arena.h"
 
 namespace dsv::cli {
 namespace {
 
 struct Common {
-  int threads = 0, repeat = 7;
+  DeviceOption device;
+  int repeat = 7;
   bool json = false;
 };
 
@@ -39,39 +35,31 @@ struct Case {
 };
 
 void add_common(CLI::App* command, const std::shared_ptr<Common>& common) {
-  command->add_option("--threads", common->threads, "CPU threads, pinned (default: all cores)");
+  add_device_option(command, &common->device, "auto");
   command->add_option("--repeat", common->repeat, "Rounds; medians are printed")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
   command->add_flag("--json", common->json, "Print JSON");
 }
 
-Tensor random(Arena& arena, const Stream& stream, const Shape& shape) {
-  static std::uint64_t next = 0;
-  const Tensor t = arena.empty(shape);
-  kernels::cpu_kernels().random_fill({.y = t, .key = {.sample = next++}}, stream);
-  return t;
-}
-
 // All cases once a round, the peak in each round too, so that a neighbour's burst hits all alike.
-void measure_and_print(std::vector<Case>& cases, const Common& common, int threads) {
+void measure_and_print(std::vector<Case>& cases, const Common& common, BenchDevice& device) {
   double peak = 0;
   for (int round = -1; round < common.repeat; ++round) {
-    peak = std::max(peak, kernels::peak_fma_gflops(threads));
+    peak = std::max(peak, device.peak_gflops());
     for (Case& c : cases) {
-      const auto start = std::chrono::steady_clock::now();
-      c.run();
-      const std::chrono::duration<double> d = std::chrono::steady_clock::now() - start;
-      if (round >= 0) c.seconds.push_back(d.count());
+      const double seconds = device.seconds(c.run);
+      if (round >= 0) c.seconds.push_back(seconds);
     }
   }
   Json rows = Json::array();
   if (!common.json) {
-    std::printf("%s", format("{} thread(s), {}; FMA peak measured in this run: {:.1f} GFLOP/s\n"
-                             "{:<44} {:>10} {:>10} {:>10} {:>8} {:>8}\n",
-                             threads, kernels::cpu_isa_name(), peak, "", "median ms", "best ms",
-                             "GFLOP/s", "of peak", "at best")
-                          .c_str());
+    std::printf(
+        "%s", format("{}; {} peak: {:.1f} GFLOP/s\n"
+                     "{:<44} {:>10} {:>10} {:>10} {:>8} {:>8}\n",
+                     device.describe(), device.on_cuda() ? "the datasheet's" : "measured FMA", peak,
+                     "", "median ms", "best ms", "GFLOP/s", "of peak", "at best")
+                  .c_str());
   }
   for (const Case& c : cases) {
     const double median = c.flops / c.median() / 1e9, best = c.flops / c.best() / 1e9;
@@ -92,8 +80,7 @@ void measure_and_print(std::vector<Case>& cases, const Common& common, int threa
   }
   if (common.json) {
     Json out = Json::object();
-    out.set("threads", threads);
-    out.set("isa", kernels::cpu_isa_name());
+    out.set("device", device.describe());
     out.set("peak_gflops", peak);
     out.set("cases", std::move(rows));
     std::printf("%s\n", out.dump(2).c_str());
@@ -105,34 +92,48 @@ struct LinearOptions : Common {
 };
 
 void bench_linear(const LinearOptions& o) {
-  const int threads = kernels::pin_all_cores(o.threads);
-  const Stream stream{.num_threads = threads};
-  const kernels::KernelTable& table = kernels::cpu_kernels();
-  Arena arena;
+  BenchDevice device(o.device);
+  const Stream stream = device.stream();
+  const kernels::KernelTable& table = device.kernels();
+  const DType dtype = device.compute_dtype();
   std::vector<Case> cases;
   for (const std::int64_t M : o.rows) {
     for (const std::int64_t K : o.in) {
       for (const std::int64_t N : o.out) {
-        const Tensor x = random(arena, stream, {M, K}), w = random(arena, stream, {N, K});
-        const Tensor y = random(arena, stream, {M, N}), b = random(arena, stream, {N});
-        const Tensor dx = arena.like(x), dw = arena.like(w), db = arena.like(b);
+        const Tensor x = device.random({M, K}, dtype), w = device.random({N, K}, dtype);
+        const Tensor y = device.random({M, N}, dtype), b = device.random({N}, dtype);
+        const Tensor dx = device.empty({M, K}, dtype), pre = device.empty({M, N}, dtype);
+        const Tensor dw = device.random({N, K}, DType::kF32), db = device.random({N}, DType::kF32);
         const double flops =
             2.0 * static_cast<double>(M) * static_cast<double>(N) * static_cast<double>(K);
         const std::string shape = format(" {}x{} -> {}", M, K, N);
         cases.push_back({"linear forward" + shape, flops, [=, &table] {
                            table.linear_forward({.x = x, .weight = w, .bias = b, .y = y}, stream);
                          }});
+        cases.push_back({"linear + gelu forward" + shape, flops, [=, &table] {
+                           table.linear_forward({.x = x,
+                                                 .weight = w,
+                                                 .bias = b,
+                                                 .y = y,
+                                                 .activation = kernels::Activation::kGeluTanh,
+                                                 .pre_activation = pre},
+                                                stream);
+                         }});
         cases.push_back({"linear dx" + shape, flops, [=, &table] {
                            table.linear_backward({.x = x, .weight = w, .dy = y, .dx = dx}, stream);
                          }});
         cases.push_back({"linear dweight" + shape, flops, [=, &table] {
+                           table.linear_backward({.x = x, .weight = w, .dy = y, .dweight = dw},
+                                                 stream);
+                         }});
+        cases.push_back({"linear dweight, dbias" + shape, flops, [=, &table] {
                            table.linear_backward(
                                {.x = x, .weight = w, .dy = y, .dweight = dw, .dbias = db}, stream);
                          }});
       }
     }
   }
-  measure_and_print(cases, o, threads);
+  measure_and_print(cases, o, device);
 }
 
 struct AttentionOptions : Common {
@@ -141,19 +142,21 @@ struct AttentionOptions : Common {
 };
 
 void bench_attention(const AttentionOptions& o) {
-  const int threads = kernels::pin_all_cores(o.threads);
-  const Stream stream{.num_threads = threads};
-  const kernels::KernelTable& table = kernels::cpu_kernels();
-  Arena arena;
+  BenchDevice device(o.device);
+  const Stream stream = device.stream();
+  const kernels::KernelTable& table = device.kernels();
+  const DType dtype = device.compute_dtype();
   std::vector<Case> cases;
   for (const std::int64_t S : o.tokens) {
     for (const std::int64_t D : o.head_dim) {
       const Shape shape{o.batch, S, o.heads, D};
-      const Tensor q = random(arena, stream, shape), k = random(arena, stream, shape);
-      const Tensor v = random(arena, stream, shape), d_o = random(arena, stream, shape);
-      const Tensor out = arena.empty(shape), lse = arena.empty({o.batch, o.heads, S});
-      const Tensor dq = arena.empty(shape), dk = arena.empty(shape), dv = arena.empty(shape);
-      const Tensor delta = arena.like(lse);
+      const Tensor q = device.random(shape, dtype), k = device.random(shape, dtype);
+      const Tensor v = device.random(shape, dtype), d_o = device.random(shape, dtype);
+      const Tensor out = device.empty(shape, dtype);
+      const Tensor lse = device.empty({o.batch, o.heads, S}, DType::kF32);
+      const Tensor dq = device.empty(shape, dtype), dk = device.empty(shape, dtype);
+      const Tensor dv = device.empty(shape, dtype);
+      const Tensor delta = device.empty({o.batch, o.heads, S}, DType::kF32);
       const float scale = 1.0f / std::sqrt(static_cast<float>(D));
       const double flops =
           4.0 * static_cast<double>(o.batch * o.heads * D) * static_cast<double>(S * S);
@@ -179,7 +182,7 @@ void bench_attention(const AttentionOptions& o) {
                        }});
     }
   }
-  measure_and_print(cases, o, threads);
+  measure_and_print(cases, o, device);
 }
 
 }  // namespace

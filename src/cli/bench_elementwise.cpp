@@ -2,20 +2,16 @@
 // measured between them.
 #include "bench_elementwise.h"
 
-#include <omp.h>
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <functional>
 #include <memory>
 
+#include "bench_device.h"
 #include "dsv/base/check_math.h"
 #include "dsv/base/json.h"
-#include "dsv/kernels/affinity.h"
-#include "dsv/kernels/kernel_table.h"
-#include "dsv/tensor/arena.h"
+#include "dsv/tensor/transfer.h"
 
 namespace dsv::cli {
 namespace {
@@ -24,7 +20,8 @@ using kernels::Activation;
 
 struct Options {
   std::int64_t tokens = 8192, channels = 1024;
-  int threads = 0, repeat = 20;
+  DeviceOption device;
+  int repeat = 20;
   std::string kernel;  // part of a name; empty: all
   bool json = false;
 };
@@ -37,20 +34,19 @@ struct Case {
   double best_s = 1e30;
 };
 
-// Six activations' worth of numbers, viewed in every shape that the cases need.
+// Activations' worth of numbers, viewed in every shape that the cases need: buffers_ in the compute
+// dtype, wide_ in f32 (the same ones where the two are the same).
 class Cases {
  public:
-  Cases(const Options& o, const Stream& stream) : stream_(stream), S_(o.tokens), C_(o.channels) {
-    for (Tensor& t : buffers_) {
-      t = arena_.empty({S_ * C_});
-      table_.random_fill({.y = t, .key = {.sample = next_++}}, stream_);
+  Cases(const Options& o, BenchDevice& device)
+      : device_(device), S_(o.tokens), C_(o.channels), a_(size_of(device.compute_dtype())) {
+    for (Tensor& t : buffers_) t = device.random({S_ * C_}, device.compute_dtype());
+    for (std::size_t i = 0; i < std::size(wide_); ++i) {
+      wide_[i] = a_ == 4 ? buffers_[i] : device.random({S_ * C_}, DType::kF32);
     }
-    for (Tensor& t : rows_) {
-      t = arena_.empty({C_});
-      table_.random_fill({.y = t, .key = {.sample = next_++}}, stream_);
-    }
+    for (Tensor& t : rows_) t = device.random({C_}, DType::kF32);
     for (Tensor& t : columns_) {
-      t = arena_.empty({S_});
+      t = device.empty({S_}, DType::kF32);
       table_.fill({.y = t, .value = 1}, stream_);
     }
     add_copies();
@@ -62,9 +58,14 @@ class Cases {
   std::vector<Case>& list() { return list_; }
 
  private:
-  void add(const std::string& name, double num_activations, std::function<void()> run) {
-    const auto bytes = num_activations * static_cast<double>(S_ * C_ * size_of(DType::kF32));
+  // A kernel that moves `activations` arrays of the compute dtype and `wide` ones of f32.
+  void add(const std::string& name, double activations, double wide, std::function<void()> run) {
+    const auto bytes =
+        (activations * static_cast<double>(a_) + wide * 4) * static_cast<double>(S_ * C_);
     list_.push_back({name, static_cast<std::int64_t>(bytes), std::move(run)});
+  }
+  void add(const std::string& name, double activations, std::function<void()> run) {
+    add(name, activations, 0, std::move(run));
   }
   Tensor activation(int i) const { return buffers_[i].reshape({1, S_, C_}); }
   Tensor matrix(int i) const { return buffers_[i].reshape({S_, C_}); }
@@ -73,17 +74,21 @@ class Cases {
 
   // What the others are compared with: the library's copy and a plain loop, whichever is faster.
   void add_copies() {
-    add("copy (memcpy)", 2, [this] {
-      const float* from = buffers_[0].f32();
-      float* to = buffers_[1].f32();
-#pragma omp parallel num_threads(stream_.num_threads)
-      {
-        const std::int64_t t = omp_get_thread_num(), n = omp_get_num_threads();
-        std::copy(from + S_ * C_ * t / n, from + S_ * C_ * (t + 1) / n, to + S_ * C_ * t / n);
-      }
-    });
-    add("copy (loop)", 2,
+    add("copy (library)", 2, [this] { library_copy(buffers_[0], buffers_[1]); });
+    add("copy (kernel)", 2,
         [this] { table_.axpby({.x = buffers_[0], .y = buffers_[1], .a = 1, .b = 0}, stream_); });
+  }
+
+  // memcpy, a share per thread; the driver's copy on a GPU.
+  void library_copy(const Tensor& from, const Tensor& to) const {
+    if (device_.on_cuda()) return transfer(from, to, stream_);
+    const float* source = from.f32();
+    float* target = to.f32();
+#pragma omp parallel for num_threads(stream_.num_threads) schedule(static)
+    for (int t = 0; t < stream_.num_threads; ++t) {
+      const std::int64_t n = stream_.num_threads;
+      std::copy(source + S_ * C_ * t / n, source + S_ * C_ * (t + 1) / n, target + S_ * C_ * t / n);
+    }
   }
 
   void add_norms() {
@@ -156,8 +161,8 @@ class Cases {
       table_.geglu_backward({.x = matrix(0), .dy = half(1), .dx = matrix(2)}, stream_);
     });
     add("rope", 2, [this] {
-      const Tensor cos = buffers_[2].slice(0, 0, S_ * 32).reshape({S_, 32}),
-                   sin = buffers_[3].slice(0, 0, S_ * 32).reshape({S_, 32});
+      const Tensor cos = wide_[2].slice(0, 0, S_ * 32).reshape({S_, 32}),
+                   sin = wide_[3].slice(0, 0, S_ * 32).reshape({S_, 32});
       table_.rope({.x = buffers_[0].reshape({1, S_, C_ / 64, 64}),
                    .y = buffers_[1].reshape({1, S_, C_ / 64, 64}),
                    .cos = cos,
@@ -170,7 +175,7 @@ class Cases {
     // Latents of 480p: 16 channels, as many 60 x 104 frames as fit, patches of 1 x 2 x 2.
     const std::int64_t frame = 16 * 60 * 104, T = S_ * C_ / frame;
     const auto video = [=, this](int i) {
-      return buffers_[i].slice(0, 0, T * frame).reshape({1, 16, T, 60, 104});
+      return wide_[i].slice(0, 0, T * frame).reshape({1, 16, T, 60, 104});
     };
     const auto tokens = [=, this](int i) {
       return buffers_[i].slice(0, 0, T * frame).reshape({1, T * 30 * 52, 64});
@@ -179,60 +184,59 @@ class Cases {
     for (const bool channels_last : {false, true}) {
       if (T == 0) break;
       const std::string suffix = channels_last ? " (channels last)" : "";
-      add("patchify" + suffix, 2 * share, [=, this] {
+      add("patchify" + suffix, share, share, [=, this] {
         table_.patchify({.video = video(0), .tokens = tokens(1), .channels_last = channels_last},
                         stream_);
       });
-      add("unpatchify" + suffix, 2 * share, [=, this] {
+      add("unpatchify" + suffix, share, share, [=, this] {
         table_.unpatchify({.video = video(1), .tokens = tokens(0), .channels_last = channels_last},
                           stream_);
       });
     }
-    add("broadcast_add_forward", 3, [this] {
-      table_.broadcast_add_forward({.x = buffers_[0].reshape({1, -1}),
-                                    .row = buffers_[1],
-                                    .y = buffers_[2].reshape({1, -1})},
-                                   stream_);
-    });
-    add("broadcast_add_backward", 2, [this] {
-      table_.broadcast_add_backward(
-          {.dy = buffers_[0].reshape({2, -1}), .drow = buffers_[1].slice(0, 0, S_ * C_ / 2)},
+    add("broadcast_add_forward", 2, 1, [this] {
+      table_.broadcast_add_forward(
+          {.x = buffers_[0].reshape({1, -1}), .row = wide_[1], .y = buffers_[2].reshape({1, -1})},
           stream_);
+    });
+    add("broadcast_add_backward", 1, 1, [this] {
+      table_.broadcast_add_backward(
+          {.dy = buffers_[0].reshape({2, -1}), .drow = wide_[1].slice(0, 0, S_ * C_ / 2)}, stream_);
     });
     add("fill", 1, [this] { table_.fill({.y = buffers_[5], .value = 1}, stream_); });
     add("axpby (b = 0)", 2,
         [this] { table_.axpby({.x = buffers_[0], .y = buffers_[5], .a = 2}, stream_); });
     add("axpby", 3,
         [this] { table_.axpby({.x = buffers_[0], .y = buffers_[5], .a = 1, .b = 0.5f}, stream_); });
-    const Tensor bf16(buffers_[4].raw(), DType::kBF16, {S_ * C_});
-    add("cast (f32 to bf16)", 1.5,
-        [=, this] { table_.cast({.x = buffers_[0], .y = bf16}, stream_); });
-    add("cast (bf16 to f32)", 1.5,
-        [=, this] { table_.cast({.x = bf16, .y = buffers_[5]}, stream_); });
+    const Tensor bf16(buffers_[4].raw(), DType::kBF16, {S_ * C_}, buffers_[4].device(),
+                      buffers_[4].owner());
+    add("cast (f32 to bf16)", 0, 1.5,
+        [=, this] { table_.cast({.x = wide_[0], .y = bf16}, stream_); });
+    add("cast (bf16 to f32)", 0, 1.5,
+        [=, this] { table_.cast({.x = bf16, .y = wide_[5]}, stream_); });
   }
 
   void add_training() {
     for (const bool normal : {false, true}) {
-      add(normal ? "random_fill (normal)" : "random_fill (uniform)", 1, [this, normal] {
+      add(normal ? "random_fill (normal)" : "random_fill (uniform)", 0, 1, [this, normal] {
         table_.random_fill(
-            {.y = buffers_[5],
+            {.y = wide_[5],
              .kind = normal ? kernels::RandomKind::kNormal : kernels::RandomKind::kUniform},
             stream_);
       });
     }
-    sums_ = arena_.empty({2}, DType::kF64);
-    loss_ = arena_.empty({1});
-    const auto sample = [this](int i) { return buffers_[i].reshape({1, -1}); };
-    add("sum_squares", 1,
-        [this] { table_.sum_squares({.x = buffers_[0], .out = sums_}, stream_); });
-    add("mse_loss_forward", 2, [=, this] {
+    sums_ = device_.empty({2}, DType::kF64);
+    loss_ = device_.empty({1}, DType::kF32);
+    const auto sample = [this](int i) { return wide_[i].reshape({1, -1}); };
+    add("sum_squares", 0, 1,
+        [this] { table_.sum_squares({.x = wide_[0], .out = sums_}, stream_); });
+    add("mse_loss_forward", 0, 2, [=, this] {
       table_.mse_loss_forward({.pred = sample(0), .target = sample(1), .loss = loss_}, stream_);
     });
-    add("mse_loss_backward", 3, [=, this] {
+    add("mse_loss_backward", 0, 3, [=, this] {
       table_.mse_loss_backward({.pred = sample(0), .target = sample(1), .dpred = sample(2)},
                                stream_);
     });
-    add("flow_mix", 4, [=, this] {
+    add("flow_mix", 0, 4, [=, this] {
       table_.flow_mix({.x0 = sample(0),
                        .noise = sample(1),
                        .sigma = columns_[0].slice(0, 0, 1),
@@ -241,12 +245,15 @@ class Cases {
                       stream_);
     });
     for (const bool ema : {false, true}) {
-      add(ema ? "adamw (with EMA)" : "adamw", ema ? 9 : 7, [this, ema] {
-        table_.adamw({.param = buffers_[1],
-                      .grad = buffers_[0],
-                      .m = buffers_[2],
-                      .v = buffers_[5],
-                      .ema = ema ? buffers_[3] : Tensor(),
+      // The compute copy is one more array where the compute dtype is not f32.
+      const bool copies = a_ != 4;
+      add(ema ? "adamw (with EMA)" : "adamw", copies ? 1 : 0, ema ? 9 : 7, [this, ema, copies] {
+        table_.adamw({.param = wide_[1],
+                      .grad = wide_[0],
+                      .m = wide_[2],
+                      .v = wide_[5],
+                      .ema = ema ? wide_[3] : Tensor(),
+                      .copy = copies ? buffers_[0] : Tensor(),
                       .segments = segments_,
                       .lr = 1e-6,
                       .ema_decay = 0.999},
@@ -255,32 +262,25 @@ class Cases {
     }
   }
 
-  const kernels::KernelTable& table_ = kernels::cpu_kernels();
-  Stream stream_;
-  std::int64_t S_, C_;
-  Arena arena_;
-  Tensor buffers_[6], rows_[4], columns_[2], sums_, loss_;
+  BenchDevice& device_;
+  const kernels::KernelTable& table_ = device_.kernels();
+  const Stream& stream_ = device_.stream();
+  std::int64_t S_, C_, a_;  // a_: bytes of an activation's element
+  Tensor buffers_[6], wide_[6], rows_[4], columns_[2], sums_, loss_;
   std::vector<kernels::AdamWSegment> segments_{{0, S_* C_, 0.01f}};
   std::vector<Case> list_;
-  std::uint64_t next_ = 1;
 };
 
-double seconds_of(const std::function<void()>& run) {
-  const auto start = std::chrono::steady_clock::now();
-  run();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-void report(const std::vector<Case>& cases, const Options& o, int threads) {
+void report(const std::vector<Case>& cases, const Options& o, const BenchDevice& device) {
   const auto gbytes = [](const Case& c) {
     return 1e-9 * static_cast<double>(c.num_bytes) / c.best_s;
   };
   const double copy = std::max(gbytes(cases[0]), gbytes(cases[1]));
-  const double mib = static_cast<double>(o.tokens * o.channels * 4) / (1 << 20);
+  const double mib =
+      static_cast<double>(o.tokens * o.channels * size_of(device.compute_dtype())) / (1 << 20);
   if (o.json) {
     Json json = Json::object();
-    json.set("isa", kernels::cpu_isa_name());
-    json.set("threads", threads);
+    json.set("device", device.describe());
     json.set("mib", mib);
     json.set("copy_gbytes", copy);
     Json list = Json::object();
@@ -295,8 +295,8 @@ void report(const std::vector<Case>& cases, const Options& o, int threads) {
     std::printf("%s\n", json.dump(2).c_str());
     return;
   }
-  std::printf("%s", format("copy {:.1f} GB/s; activations of {:.1f} MiB, {} thread(s), {}\n", copy,
-                           mib, threads, kernels::cpu_isa_name())
+  std::printf("%s", format("copy {:.1f} GB/s; activations of {:.1f} MiB, {}\n", copy, mib,
+                           device.describe())
                         .c_str());
   std::printf("%s",
               format("{:<28} {:>9} {:>9} {:>10}\n", "kernel", "ms", "GB/s", "% of copy").c_str());
@@ -323,7 +323,7 @@ void add_bench_elementwise(CLI::App& bench) {
   command->add_option("--repeat", o->repeat, "Rounds; the best of each kernel counts")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
-  command->add_option("--threads", o->threads, "CPU threads, pinned (default: all cores)");
+  add_device_option(command, &o->device, "auto");
   command->add_flag("--json", o->json, "Print JSON");
   command->footer("Example:\n  dsv bench elementwise --tokens 16384 --channels 384");
   command->callback([o] {
@@ -334,8 +334,8 @@ void add_bench_elementwise(CLI::App& bench) {
           o->tokens, o->channels);
     }
     checked_mul(o->tokens, o->channels);
-    const int threads = kernels::pin_all_cores(o->threads);
-    Cases all(*o, {.num_threads = threads});
+    BenchDevice device(o->device);
+    Cases all(*o, device);
     std::vector<Case>& cases = all.list();
     std::erase_if(cases, [&](const Case& c) {
       return c.name.find("copy") != 0 && c.name.find(o->kernel) == std::string::npos;
@@ -345,9 +345,9 @@ void add_bench_elementwise(CLI::App& bench) {
     }
     // In turns, so that a neighbour's burst falls on all alike.
     for (int round = 0; round < o->repeat; ++round) {
-      for (Case& c : cases) c.best_s = std::min(c.best_s, seconds_of(c.run));
+      for (Case& c : cases) c.best_s = std::min(c.best_s, device.seconds(c.run));
     }
-    report(cases, *o, threads);
+    report(cases, *o, device);
   });
 }
 

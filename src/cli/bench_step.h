@@ -7,6 +7,7 @@ class App;
 
 namespace dsv::cli {
 
-void add_bench_step(CLI::App& bench);
+struct Invocation;
+void add_bench_step(CLI::App& bench, Invocation& invocation);
 
 }  // namespace dsv::cli

@@ -1,11 +1,10 @@
 // dsv sample: videos from a run's or a checkpoint's weights.
-#include <omp.h>
-
 #include <CLI/CLI.hpp>
 #include <filesystem>
 #include <memory>
 
 #include "commands.h"
+#include "device_option.h"
 #include "dsv/base/log.h"
 #include "dsv/data/safetensors_writer.h"
 #include "dsv/train/config_io.h"
@@ -23,15 +22,18 @@ struct Options {
   std::string source, out = "sample.mp4", bucket, latents;
   std::vector<std::string> prompts;
   std::int64_t count = 0, seed = -1;
-  int steps = 0, threads = 0;
+  int steps = 0;
+  DeviceOption device;
   double cfg_scale = -1, fps = 0;
   bool raw = false;
 };
 
 // A run folder, or a checkpoint folder.
-train::CheckpointReader open_source(const std::string& source, comm::Communicator& self) {
+train::CheckpointReader open_source(const std::string& source, train::Runtime& runtime) {
+  comm::Communicator& self = *runtime.mesh().world;
   if (fs::exists(fs::path(source) / "manifest.json")) {
-    return train::CheckpointReader::open(source, {.strict = true}, self);
+    return train::CheckpointReader::open(source, {.strict = true, .stream = runtime.stream()},
+                                         self);
   }
   const fs::path checkpoints = fs::path(source) / "checkpoints";
   if (!fs::is_directory(checkpoints)) {
@@ -41,8 +43,8 @@ train::CheckpointReader open_source(const std::string& source, comm::Communicato
         "manifest.json), got {}",
         source);
   }
-  return std::move(
-      *train::CheckpointReader::open_newest_valid(checkpoints.string(), {.required = true}, self));
+  return std::move(*train::CheckpointReader::open_newest_valid(
+      checkpoints.string(), {.required = true, .stream = runtime.stream()}, self));
 }
 
 // "64x96x16": height, width, frames.
@@ -55,8 +57,8 @@ void set_size(const std::string& text, train::GenerateRequest& request) {
 }
 
 void run(const Options& o) {
-  auto world = comm::make_self();
-  train::CheckpointReader reader = open_source(o.source, *world);
+  train::Runtime runtime(runtime_options(o.device), comm::make_self());
+  train::CheckpointReader reader = open_source(o.source, runtime);
   const train::Config config = train::parse_config(reader.meta().config_yaml, reader.path());
   const train::Codec codec = train::codec_from_json(reader.meta().extra.at("codec"), reader.path());
   train::GenerateRequest request{
@@ -83,8 +85,6 @@ void run(const Options& o) {
   for (std::size_t i = given; i < count; ++i) request.prompts.push_back(request.prompts[i % given]);
   request.prompts.resize(count);
 
-  const int threads = o.threads > 0 ? o.threads : omp_get_max_threads();
-  train::Runtime runtime({.num_threads = threads}, std::move(world));
   const autograd::Context ctx = runtime.context();
   train::TrainState state(ctx, config, {});
   const bool ema = config.optim.ema && !o.raw;
@@ -132,7 +132,7 @@ void add_sample_command(CLI::App& app, Invocation&) {
   sample->add_option("--cfg-scale", o->cfg_scale, "Guidance (default: sample.cfg_scale; 1: none)");
   sample->add_option("--fps", o->fps, "Frame rate of the files (default: sample.fps)");
   sample->add_option("--seed", o->seed, "Of the initial noise (default: run.seed)");
-  sample->add_option("--threads", o->threads, "CPU threads (default: all)");
+  add_device_option(sample, &o->device, "auto");
   sample->add_flag("--raw", o->raw, "Use the raw weights, not the EMA");
   sample->footer(
       "Example:\n  dsv sample runs/mine --prompt \"a red ball rolls to the left\" -o out.mp4");

@@ -1,10 +1,9 @@
 // dsv step: one forward/backward pass on given tensors, for parity with other frameworks.
-#include <omp.h>
-
 #include <CLI/CLI.hpp>
 #include <memory>
 
 #include "commands.h"
+#include "device_option.h"
 #include "dsv/base/json.h"
 #include "dsv/base/log.h"
 #include "dsv/data/atomic_file.h"
@@ -19,6 +18,7 @@ struct Options {
   std::vector<std::string> configs, sets;
   std::string model_json, weights, batch, out;
   bool grads = false;
+  DeviceOption device;
 };
 
 model::DitConfig model_of(const Options& options) {
@@ -50,12 +50,13 @@ void add_step_command(CLI::App& app, Invocation&) {
       ->required();
   step->add_option("-o,--out", options->out, "Where output, loss, and gradients go")->required();
   step->add_flag("--grads", options->grads, "Also write grad.NAME for every weight");
+  add_device_option(step, &options->device, "f32");
   step->footer(
       "Example:\n  dsv import wan-1.3b-diffusers -o W.safetensors\n"
       "  dsv step --model-json wan-1.3b-diffusers/config.json --weights W.safetensors \\\n"
       "           --batch B.safetensors -o OUT.safetensors --grads");
   step->callback([options] {
-    train::Runtime runtime({.num_threads = omp_get_max_threads()}, comm::make_self());
+    train::Runtime runtime(runtime_options(options->device), comm::make_self());
     const double loss = train::parity_step(runtime, model_of(*options), options->weights,
                                            options->batch, options->out, options->grads);
     log_info("[step] loss {:.8g}; wrote {}", loss, options->out);

@@ -82,7 +82,8 @@ int run_under_mpi(Invocation& invocation, train::Config config, const std::strin
     const comm::LaunchPlan plan = comm::plan_launch(*world, session);
     const int threads = config.run.threads > 0 ? narrow<int>(config.run.threads) : plan.num_threads;
     kernels::pin_threads(plan.cores, threads);
-    train::Trainer trainer(config, std::move(world), threads, resume_path);
+    const train::Place place{.num_threads = threads, .local_rank = session.local_rank()};
+    train::Trainer trainer(config, std::move(world), place, resume_path);
     return static_cast<int>(trainer.run());
   } catch (const Error& e) {
     // Every rank of a collective failure comes here; a lone one must take its peers along.
@@ -118,8 +119,8 @@ void add_train_command(CLI::App& app, Invocation& invocation) {
     if (options->configs.empty())
       throw_error(ExitCode::kConfig, "dsv train: expected CONFIG, see --help");
     train::Config config =
-        train::resolve_auto(train::load_config(options->configs, options->sets), false);
-    train::require_device(config.run.device, config.precision.compute);
+        train::resolve_auto(train::load_config(options->configs, options->sets),
+                            num_cuda_devices() > 0);
     const std::string resume_path = apply_resume(options->resume, config);
     if (options->dump_config) return print(train::dump_config(config));
     if (options->dry_run) return print(train::dry_run_report(config));

@@ -14,12 +14,12 @@ const std::byte* begin_of(const Tensor& t) {
 
 }  // namespace
 
-void check_tensor(const char* op, const Tensor& t) {
+void check_tensor(const char* op, const Tensor& t, Device device) {
   DSV_CHECK(t.defined(), "[comm] {} expects a defined tensor", op);
   DSV_CHECK(t.is_contiguous(), "[comm] {} expects a contiguous tensor, got shape {}", op,
             t.shape());
-  DSV_CHECK(t.device().kind == DeviceKind::kCpu,
-            "[comm] {} on this backend moves host tensors, got {}", op, t.device());
+  DSV_CHECK(t.device() == device, "[comm] {} expects a tensor on {} here, got one on {}", op,
+            device, t.device());
 }
 
 void check_reducible(const char* op, const Tensor& t) {
@@ -33,9 +33,9 @@ std::int64_t row_bytes(const Tensor& t) {
   return n;
 }
 
-void check_rows(const char* op, const Tensor& in, const Tensor& out) {
-  check_tensor(op, in);
-  check_tensor(op, out);
+void check_rows(const char* op, const Tensor& in, const Tensor& out, Device device) {
+  check_tensor(op, in, device);
+  check_tensor(op, out, device);
   DSV_CHECK(in.num_dims() >= 1 && out.num_dims() >= 1, "[comm] {} expects tensors with rows", op);
   DSV_CHECK(in.dtype() == out.dtype(), "[comm] {} from {} into {}", op, in.dtype(), out.dtype());
   DSV_CHECK(row_bytes(in) == row_bytes(out),

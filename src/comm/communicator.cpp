@@ -31,7 +31,9 @@ T reduce_scalar(Communicator& comm, T value, DType dtype, ReduceOp op) {
 std::string to_string(const LastOp& op) {
   if (op.seq == 0) return "no collective yet";
   return format("{} call {} of group {} ({} bytes), {}", op.op, op.seq, op.group, op.bytes,
-                op.running ? "running" : "done");
+                op.running  ? "running"
+                : op.queued ? "queued on the device"
+                            : "done");
 }
 
 std::string Communicator::broadcast_bytes(const std::string& mine, int root) {

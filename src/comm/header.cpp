@@ -22,19 +22,20 @@ std::string describe(const Header& h) {
     constexpr const char* kNames[] = {"sum", "min", "max"};
     out += format(", {}", kNames[h.reduce % 3]);
   }
-  if (h.width_bytes > 0) out += format(", {}", static_cast<DType>(h.dtype));
+  if (h.place != Place::kNone) out += format(", {}", static_cast<DType>(h.dtype));
   if (h.row_bytes > 0) out += format(", {} rows of {} bytes", h.num_rows, h.row_bytes);
   if (h.op == Op::kBroadcast) out += format(", root {}", h.detail);
   if (h.op == Op::kAllGather || h.op == Op::kReduceScatter) {
     out += format(", counts {:08x}", h.detail);
   }
+  if (h.place == Place::kDevice) out += ", on the device";
   return out + ")";
 }
 
 Header header_of(Op op, const Tensor& t, std::int64_t num_rows, std::int64_t row_bytes) {
   return {.op = op,
           .dtype = static_cast<std::uint8_t>(t.dtype()),
-          .width_bytes = static_cast<std::uint8_t>(size_of(t.dtype())),
+          .place = t.device().kind == DeviceKind::kCpu ? Place::kHost : Place::kDevice,
           .num_rows = num_rows,
           .row_bytes = row_bytes};
 }

@@ -18,14 +18,17 @@ enum class Op : std::uint8_t {
   kSplit,
 };
 
+// Where the tensors of a call lie; kNone for calls without tensors.
+enum class Place : std::uint8_t { kNone, kHost, kDevice };
+
 // What a rank says about a call before it begins. Equal on all ranks, or the call is refused.
 struct Header {
   std::int64_t seq = 0;
   Op op = Op::kBarrier;
   std::uint8_t reduce = 0;  // ReduceOp
   std::uint8_t dtype = 0;
-  std::uint8_t width_bytes = 0;  // of an element
-  std::uint32_t detail = 0;      // root of a broadcast, CRC-32C of the counts
+  Place place = Place::kNone;
+  std::uint32_t detail = 0;  // root of a broadcast, CRC-32C of the counts
   std::int64_t num_rows = 0;
   std::int64_t row_bytes = 0;
   bool operator==(const Header&) const = default;

@@ -111,10 +111,10 @@ class Loopback final : public Collectives {
     }
     throw Error(static_cast<ExitCode>(exit_code), "[comm] " + reason);
   }
-  const char* backend_name() const override { return "loopback"; }
 
  private:
-  void exchange(std::span<const Bytes> send, std::span<const Bytes> receive) override {
+  const char* host_name() const override { return "loopback"; }
+  void exchange_with_peers(std::span<const Bytes> send, std::span<const Bytes> receive) override {
     hub_->posted(rank()) = send;
     hub_->arrive();
     int wrong_peer = -1;
@@ -149,7 +149,7 @@ class Loopback final : public Collectives {
     std::vector<std::int64_t> offsets;
     for (int p = 0; p <= size(); ++p)
       offsets.push_back(p * static_cast<std::int64_t>(sizeof(Choice)));
-    gather(reinterpret_cast<std::byte*>(all.data()), offsets);
+    gather_in_place(reinterpret_cast<std::byte*>(all.data()), offsets);
     int group_size = 0, group_rank = 0;
     for (int p = 0; p < size(); ++p) {
       const Choice& c = all[static_cast<std::size_t>(p)];

@@ -70,13 +70,13 @@ class Mpi final : public Collectives {
   }
 
   [[noreturn]] void abort(int exit_code) override { abort_all(exit_code); }
-  const char* backend_name() const override { return "mpi"; }
 
  private:
+  const char* host_name() const override { return "mpi"; }
   // Peers in rotated order, so that no rank is everybody's first. Pieces of one message keep their
   // order because MPI does not let messages of one sender and tag overtake each other; the tag is
   // the number of the call, so a rank in another call never takes them.
-  void exchange(std::span<const Bytes> send, std::span<const Bytes> receive) override {
+  void exchange_with_peers(std::span<const Bytes> send, std::span<const Bytes> receive) override {
     const int tag = static_cast<int>(seq() % 32749);
     requests_.clear();
     sources_.clear();
@@ -118,8 +118,10 @@ class Mpi final : public Collectives {
     }
   }
 
-  void gather(std::byte* out, std::span<const std::int64_t> offsets) override {
-    if (offsets.back() > std::numeric_limits<int>::max()) return Collectives::gather(out, offsets);
+  void gather_in_place(std::byte* out, std::span<const std::int64_t> offsets) override {
+    if (offsets.back() > std::numeric_limits<int>::max()) {
+      return Collectives::gather_in_place(out, offsets);
+    }
     counts_.resize(static_cast<std::size_t>(size()));
     displacements_.resize(counts_.size());
     for (std::size_t p = 0; p < counts_.size(); ++p) {

@@ -14,9 +14,10 @@ class OpLog {
     const std::lock_guard lock(mutex_);
     last_ = {.op = op, .group = group, .seq = seq, .bytes = bytes, .running = true};
   }
-  void leave() {
+  void leave(bool queued) {
     const std::lock_guard lock(mutex_);
     last_.running = false;
+    last_.queued = queued;
   }
   LastOp last() const {
     const std::lock_guard lock(mutex_);

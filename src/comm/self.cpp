@@ -15,10 +15,10 @@ class Self final : public Collectives {
     std::fflush(nullptr);
     _exit(exit_code);
   }
-  const char* backend_name() const override { return "self"; }
 
  private:
-  void exchange(std::span<const Bytes>, std::span<const Bytes>) override {}
+  const char* host_name() const override { return "self"; }
+  void exchange_with_peers(std::span<const Bytes>, std::span<const Bytes>) override {}
   void wait_for_all() override {}
   std::unique_ptr<Collectives> make_split(int, int) override { return std::make_unique<Self>(); }
 };

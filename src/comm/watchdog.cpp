@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "dsv/base/log.h"
+#include "exit_hung.h"
 
 namespace dsv::comm {
 namespace {
@@ -49,7 +50,11 @@ std::string to_string(const HangReport& r) {
 }
 
 void exit_on_hang(const HangReport& report) {
-  const std::string line = to_string(report) + "\n";
+  exit_hung(to_string(report));
+}
+
+void exit_hung(const std::string& text) {
+  const std::string line = text + "\n";
   // A full pipe must not make the watchdog hang too.
   pollfd err{.fd = STDERR_FILENO, .events = POLLOUT, .revents = 0};
   if (poll(&err, 1, 1000) == 1 && (err.revents & POLLOUT) != 0) {

@@ -13,7 +13,7 @@
 namespace dsv::data {
 
 LoaderBatch read_batch(const Dataset& dataset, const std::vector<std::int64_t>& samples,
-                       std::int64_t text_len, bool verify_crc) {
+                       std::int64_t text_len, bool verify_crc, Arena* staging) {
   DSV_CHECK(text_len > 0, "[loader] expected text_len > 0, got {}", text_len);
   LoaderBatch batch;
   const auto b = static_cast<std::int64_t>(samples.size());
@@ -24,9 +24,12 @@ LoaderBatch read_batch(const Dataset& dataset, const std::vector<std::int64_t>& 
   batch.height = first.height;
   batch.width = first.width;
   batch.frames = first.frames;
-  batch.latent = host_tensor({b, shape[0], shape[1], shape[2], shape[3]});
-  batch.text = host_tensor({b, text_len, dim});
-  batch.text_mask = host_tensor({b, text_len});
+  const auto make = [staging](const Shape& s) {
+    return staging != nullptr ? staging->empty(s) : host_tensor(s);
+  };
+  batch.latent = make({b, shape[0], shape[1], shape[2], shape[3]});
+  batch.text = make({b, text_len, dim});
+  batch.text_mask = make({b, text_len});
   for (std::int64_t i = 0; i < b; ++i) {
     const std::int64_t sample = samples[static_cast<std::size_t>(i)];
     const SampleRecord& record = dataset.record(sample);
@@ -48,6 +51,7 @@ struct Loader::State {
   DataConfig config;
   std::int64_t text_len = 0;
   LoaderPosition position;
+  std::unique_ptr<Arena> staging;
 
   // Tickets number the micro-batches from the start; all below are guarded by the mutex.
   std::mutex mutex;
@@ -87,7 +91,7 @@ struct Loader::State {
       samples.push_back(s.sample);
       epochs.push_back(s.epoch);
     }
-    LoaderBatch batch = read_batch(*dataset, samples, text_len, config.verify_crc);
+    LoaderBatch batch = read_batch(*dataset, samples, text_len, config.verify_crc, staging.get());
     batch.step = task.step;
     batch.micro = task.micro;
     batch.num_micro = task.num_micro;
@@ -123,7 +127,8 @@ struct Loader::State {
 };
 
 Loader::Loader(std::shared_ptr<const Dataset> dataset, std::shared_ptr<const BatchPlan> plan,
-               const DataConfig& config, std::int64_t text_len, const LoaderPosition& position)
+               const DataConfig& config, std::int64_t text_len, const LoaderPosition& position,
+               std::unique_ptr<Arena> staging)
     : state_(std::make_unique<State>()) {
   validate(config);
   DSV_CHECK(position.dp_size > 0 && position.dp_rank >= 0 && position.dp_rank < position.dp_size &&
@@ -141,6 +146,7 @@ Loader::Loader(std::shared_ptr<const Dataset> dataset, std::shared_ptr<const Bat
   state_->config = config;
   state_->text_len = text_len;
   state_->position = position;
+  state_->staging = std::move(staging);
   state_->next_step = position.start_step;
   for (std::int64_t t = 0; t < config.threads; ++t) {
     state_->threads.emplace_back([s = state_.get()] { s->work(); });

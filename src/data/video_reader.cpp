@@ -71,10 +71,6 @@ int quarter_turns_of(const AVStream& stream) {
 
 }  // namespace
 
-double VideoInfo::latest_start_s(std::int64_t frames, double fps) const {
-  return last_frame_s + period_s / 2 + 1e-9 - static_cast<double>(frames - 1) / fps;
-}
-
 struct VideoReader::State {
   std::string path, url;
   VideoLimits limits;

@@ -205,12 +205,4 @@ void VideoWriter::finish() {
   s.finished = true;
 }
 
-void write_video(const std::string& path, const Tensor& clip, const VideoWriterOptions& options) {
-  DSV_CHECK(clip.num_dims() == 4 && clip.dim(0) == 3,
-            "[video] expected a clip [3, F, H, W], got {}", clip.shape());
-  VideoWriter writer(path, clip.dim(2), clip.dim(3), options);
-  for (std::int64_t f = 0; f < clip.dim(1); ++f) writer.add(clip.select(1, f));
-  writer.finish();
-}
-
 }  // namespace dsv::data

@@ -1,5 +1,6 @@
 #include "dsv/model/dit.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace dsv::model {
@@ -15,6 +16,8 @@ constexpr float kDsvHeadEps = 1e-6f;
 // Added to the scores of padded text rows, as PixArt and Latte do: exp() of it is 0 beside any text
 // row.
 constexpr float kMaskedScore = -1e4f;
+// Left free by checkpointing: auto: for libraries, and for blocks that fit no gap.
+constexpr std::int64_t kSpareBytes = std::int64_t{3} << 30;
 
 void add_linear(std::vector<ParamSpec>& specs, const std::string& name, const Shape& shape,
                 Init init, double init_std) {
@@ -93,6 +96,22 @@ autograd::PatchGeometry Dit::geometry(const Shape& latents) const {
   return {.patch = p, .latent = {latents[2], latents[3], latents[4]}};
 }
 
+// The last block is recorded whole in any case: its backward comes at once, so that it would be
+// recomputed into the very memory that recording it takes. `auto` records as many more as find room
+// in what the first pass of this shape, and all others, have left.
+Dit::Recording& Dit::plan_recording(const autograd::Context& ctx, const Shape& latents) {
+  Recording& r = recordings_[{latents[0], latents[2], latents[3], latents[4]}];
+  if (ctx.tape == nullptr) return r;
+  if (config_.checkpointing == Checkpointing::kAuto && r.num_passes == 1) {
+    const std::int64_t room = ctx.arena.headroom() - kSpareBytes;
+    const std::int64_t each = r.whole_bytes - r.checkpoint_bytes;
+    const auto all = static_cast<std::int64_t>(blocks_.size());
+    if (room > 0 && each > 0) r.num_whole = std::min(all, 1 + room / each);
+  }
+  ++r.num_passes;
+  return r;
+}
+
 const Dit::Positions& Dit::positions(const autograd::Context& ctx,
                                      const autograd::PatchGeometry& geometry) {
   const auto& g = geometry;
@@ -154,9 +173,14 @@ Variable Dit::forward(const autograd::Context& ctx, const DitInputs& inputs) {
   }
 
   Variable x = embed_tokens(ctx, inputs.latents, patches);
-  for (const BlockParams& params : blocks_) {
-    if (config_.checkpointing == Checkpointing::kNone) {
+  Recording& recording = plan_recording(ctx, inputs.latents.shape());
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    const BlockParams& params = blocks_[i];
+    const std::int64_t held = ctx.arena.stats().in_use_bytes;
+    if (config_.checkpointing == Checkpointing::kNone ||
+        static_cast<std::int64_t>(blocks_.size() - i) <= recording.num_whole) {
       x = dit_block(ctx, config_, params, x, shared);
+      if (ctx.tape != nullptr) recording.whole_bytes = ctx.arena.stats().in_use_bytes - held;
       continue;
     }
     const auto region = [this, &params, rope = shared.rope, bias = shared.text_bias](
@@ -165,7 +189,8 @@ Variable Dit::forward(const autograd::Context& ctx, const DitInputs& inputs) {
                        {.modulation = in[1], .text = in[2], .rope = rope, .text_bias = bias});
     };
     x = autograd::checkpoint(ctx, {x, shared.modulation, shared.text}, region,
-                             config_.checkpointing == Checkpointing::kKeepAttention);
+                             config_.checkpointing != Checkpointing::kBlock);
+    if (ctx.tape != nullptr) recording.checkpoint_bytes = ctx.arena.stats().in_use_bytes - held;
   }
 
   const Variable head_mod =

@@ -10,14 +10,21 @@ namespace dsv::optim {
 GradNorm gradient_norm(const autograd::Context& ctx, const autograd::ParamStore& store) {
   GradNorm out;
   double squares = 0;
-  for (const autograd::ParamUnit& unit : store.units()) {
-    const Tensor device = ctx.arena.empty({2}, DType::kF64);
-    ctx.kernels.sum_squares({.x = unit.grad, .out = device}, ctx.stream);
-    double host[2] = {0, 0};
-    transfer(device, Tensor(host, DType::kF64, {2}), ctx.stream);
-    squares += host[0];
-    if (host[1] > 0 && out.num_nonfinite == 0) out.first_nonfinite = unit.name;
-    out.num_nonfinite += static_cast<std::int64_t>(host[1]);
+  // One transfer for all units: each waits for the device.
+  const auto num_units = static_cast<std::int64_t>(store.units().size());
+  const Tensor device = ctx.arena.empty({num_units, 2}, DType::kF64);
+  std::vector<double> host(static_cast<std::size_t>(2 * num_units));
+  for (std::int64_t i = 0; i < num_units; ++i) {
+    ctx.kernels.sum_squares({.x = store.units()[static_cast<std::size_t>(i)].grad,
+                             .out = device.select(0, i)},
+                            ctx.stream);
+  }
+  transfer(device, Tensor(host.data(), DType::kF64, {num_units, 2}), ctx.stream);
+  for (std::size_t i = 0; i < store.units().size(); ++i) {
+    squares += host[2 * i];
+    const double nonfinite = host[2 * i + 1];
+    if (nonfinite > 0 && out.num_nonfinite == 0) out.first_nonfinite = store.units()[i].name;
+    out.num_nonfinite += static_cast<std::int64_t>(nonfinite);
   }
   out.norm = std::sqrt(squares);
   return out;

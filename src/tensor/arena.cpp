@@ -25,6 +25,9 @@ class CpuAllocator : public Allocator {
     return data;
   }
   void deallocate(void* data, std::int64_t) noexcept override { std::free(data); }
+  void poison(void* data, std::int64_t bytes) override {
+    std::memset(data, 0xff, static_cast<std::size_t>(bytes));
+  }
   Device device() const override { return {}; }
 };
 
@@ -54,6 +57,18 @@ struct Arena::Pool {
     cached.clear();
   }
 
+  // Blocks of sizes that are not asked for any more (another bucket's) make room when there is
+  // none.
+  void* allocate(std::int64_t bytes) {
+    try {
+      return allocator->allocate(bytes);
+    } catch (const Error&) {
+      if (cached.empty()) throw;
+      trim();
+      return allocator->allocate(bytes);
+    }
+  }
+
   void* take(std::int64_t bytes, std::int64_t* block_bytes) {
     const std::lock_guard lock(mutex);
     void* data = nullptr;
@@ -64,14 +79,13 @@ struct Arena::Pool {
       cached.erase(it);
     } else {
       *block_bytes = bytes;
-      data = allocator->allocate(bytes);
+      data = allocate(bytes);
       stats.reserved_bytes += bytes;
       stats.num_device_allocations += 1;
     }
     stats.in_use_bytes += *block_bytes;
     stats.peak_bytes = std::max(stats.peak_bytes, stats.in_use_bytes);
-    if (poison)
-      std::memset(data, 0xff, static_cast<std::size_t>(*block_bytes));  // NaN in every dtype
+    if (poison) allocator->poison(data, *block_bytes);
     return data;
   }
 
@@ -107,6 +121,11 @@ Device Arena::device() const {
 ArenaStats Arena::stats() const {
   const std::lock_guard lock(pool_->mutex);
   return pool_->stats;
+}
+std::int64_t Arena::headroom() const {
+  const std::lock_guard lock(pool_->mutex);
+  const std::int64_t free = pool_->allocator->free_bytes();
+  return free > 0 ? free + pool_->stats.reserved_bytes - pool_->stats.peak_bytes : 0;
 }
 void Arena::reset_peak() {
   const std::lock_guard lock(pool_->mutex);

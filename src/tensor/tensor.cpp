@@ -112,4 +112,12 @@ Tensor Tensor::as_heads(std::int64_t num_heads) const {
   return out;
 }
 
+Tensor Tensor::moved_to(void* data, Device device, std::shared_ptr<void> owner) const {
+  Tensor out = *this;
+  out.data_ = data;
+  out.device_ = device;
+  out.owner_ = std::move(owner);
+  return out;
+}
+
 }  // namespace dsv

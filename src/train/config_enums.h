@@ -11,7 +11,7 @@ constexpr auto kEnumNames<DeviceChoice> = std::to_array<EnumName<DeviceChoice>>(
     {{"auto", DeviceChoice::kAuto}, {"cpu", DeviceChoice::kCpu}, {"cuda", DeviceChoice::kCuda}});
 template <>
 constexpr auto kEnumNames<Determinism> =
-    std::to_array<EnumName<Determinism>>({{"layout", Determinism::kLayout}});
+    std::to_array<EnumName<Determinism>>({{"layout", Determinism::kLayout}, {"fast", Determinism::kFast}});
 template <>
 constexpr auto kEnumNames<Compute> = std::to_array<EnumName<Compute>>({{"auto", Compute::kAuto},
                                                                        {"f32", Compute::kF32},
@@ -47,7 +47,8 @@ template <>
 constexpr auto kEnumNames<model::Checkpointing> = std::to_array<EnumName<model::Checkpointing>>(
     {{"none", model::Checkpointing::kNone},
      {"block", model::Checkpointing::kBlock},
-     {"keep_attention", model::Checkpointing::kKeepAttention}});
+     {"keep_attention", model::Checkpointing::kKeepAttention},
+     {"auto", model::Checkpointing::kAuto}});
 template <>
 constexpr auto kEnumNames<diffusion::TimestepSampling> =
     std::to_array<EnumName<diffusion::TimestepSampling>>(

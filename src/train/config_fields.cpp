@@ -24,12 +24,14 @@ void add_run(Table& t) {
           between(1, kManySteps));
   t.field(DSV_FIELD(run.device), kFree, "auto: cuda where this build and machine have it");
   t.field(DSV_FIELD(run.determinism), kTraining,
-          "layout: bitwise equal for the same ranks, threads per rank, and instruction set");
+          "layout: bitwise equal for the same ranks, threads per rank, and processor or GPU. fast: "
+          "on cuda, attention's backward and sums over ranks in the order that is fastest; the cpu "
+          "keeps the promise anyway");
   t.field(DSV_FIELD(run.threads), kFree, "per rank; 0: this rank's share of the host's cores",
           between(0, 4096));
 
   t.field(
-      DSV_FIELD(precision.compute), kModel,
+      DSV_FIELD(precision.compute), kFree,
       "of GEMM and attention operands; auto: f32 on cpu, bf16 on cuda. Sums, norms, softmax, loss, "
       "and optimizer are f32 in any case");
 }
@@ -74,7 +76,8 @@ void add_model(Table& t) {
       .used_when("model.family is dsv", is_dsv);
   t.field(DSV_FIELD(model.checkpointing), kFree,
           "activations kept for the backward pass: all; only a block's input; its input and its "
-          "attention's output. The rest is computed again");
+          "attention's output. The rest is computed again. auto: keep_attention, and all of as many "
+          "blocks as a GPU has memory for; it changes no bit of a result");
 }
 
 void add_diffusion(Table& t) {

@@ -16,8 +16,9 @@ std::string human(double value, const char* unit, double base) {
   return format("{:.4g} {}{}{}", value, kPrefixes[i], base == 1024 && i > 0 ? "i" : "", unit);
 }
 
-// Wavelet latents are the engine's own: a bucket's token grid follows from the model's channels only
-// for them, so the report needs the factors. 96 channels: 4 x 4 pixels and 2 frames a position.
+// Wavelet latents are the engine's own: a bucket's token grid follows from the model's channels
+// only for them, so the report needs the factors. 96 channels: 4 x 4 pixels and 2 frames a
+// position.
 struct Factors {
   std::int64_t pixels = 4, frames = 2;
 };
@@ -38,19 +39,25 @@ MemoryEstimate estimate_memory(const Config& config, std::int64_t tokens) {
   autograd::ParamStore store;
   model::Dit(config.model).declare(store);
   MemoryEstimate out;
-  out.state_bytes = store.num_params() * 4 * (config.optim.ema ? 5 : 4);
-  const std::int64_t C = config.model.width(), F = config.model.ffn_dim, L = config.model.num_layers;
+  // f32 masters, gradients, both moments, and the EMA; with bf16 the copy that is computed with,
+  // too.
+  const bool bf16 = config.precision.compute == Compute::kBF16;
+  out.state_bytes = store.num_params() * (4 * (config.optim.ema ? 5 : 4) + (bf16 ? 2 : 0));
+  const std::int64_t element = bf16 ? 2 : 4;
+  const std::int64_t C = config.model.width(), F = config.model.ffn_dim,
+                     L = config.model.num_layers;
   const std::int64_t rows = tokens * config.data.micro_batch;
   const bool geglu = config.model.ffn == model::FeedForward::kGeglu;
-  // Per token of one recorded block: three norms, three residual sums, q k v, normed q and k, o twice
-  // (self, cross), cross q and its norm, two projections, and the feed-forward's inner tensors.
-  const std::int64_t block = rows * 4 * (15 * C + (geglu ? 3 : 2) * F);
-  const std::int64_t kept = config.model.checkpointing == model::Checkpointing::kKeepAttention
-                                ? rows * 4 * 2 * C
-                                : rows * 4 * C;
-  out.activation_bytes = config.model.checkpointing == model::Checkpointing::kNone
-                             ? L * block
-                             : L * kept + block;
+  // Per token of one recorded block: three norms, three residual sums, q k v, normed q and k, o
+  // twice (self, cross), cross q and its norm, two projections, and the feed-forward's inner
+  // tensors.
+  const std::int64_t block = rows * element * (15 * C + (geglu ? 3 : 2) * F);
+  // What auto records beyond keep_attention is what is free.
+  const bool keeps_attention = config.model.checkpointing == model::Checkpointing::kKeepAttention ||
+                               config.model.checkpointing == model::Checkpointing::kAuto;
+  const std::int64_t kept = keeps_attention ? rows * element * 2 * C : rows * element * C;
+  out.activation_bytes =
+      config.model.checkpointing == model::Checkpointing::kNone ? L * block : L * kept + block;
   return out;
 }
 

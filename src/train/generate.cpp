@@ -2,6 +2,7 @@
 
 #include "dsv/data/dataset.h"
 #include "dsv/data/host_tensor.h"
+#include "dsv/data/contact_sheet.h"
 #include "dsv/data/png_writer.h"
 #include "dsv/data/video_writer.h"
 #include "dsv/diffusion/sampler.h"

@@ -7,7 +7,6 @@
 
 #include "dsv/base/log.h"
 #include "dsv/data/atomic_file.h"
-#include "dsv/kernels/kernel_table.h"
 #include "dsv/train/metrics.h"
 #include "dsv/train/progress.h"
 #include "dsv/train/run_dir.h"
@@ -111,7 +110,7 @@ const std::string& RunLog::run_id() const {
 }
 
 void RunLog::describe(std::int64_t num_params, const data::BatchPlan& plan,
-                      const data::Split& split, int num_threads) const {
+                      const data::Split& split, const Runtime& runtime) const {
   const Config& c = impl_->config;
   log_info("[train] run {} in {}: {} ({} blocks, {} heads x {}), {:.2f} M parameters", c.run.name,
            impl_->paths.root, c.model.preset, c.model.num_layers, c.model.num_heads,
@@ -128,22 +127,24 @@ void RunLog::describe(std::int64_t num_params, const data::BatchPlan& plan,
     log_warn("[train] {} samples are of shapes that data.buckets does not list: they are not used",
              plan.num_unused());
   }
-  log_info("[train] cpu ({}), {} rank(s) x {} thread(s)", kernels::cpu_isa_name(),
-           impl_->world.size(), num_threads);
+  log_info("[train] {} ({}), {}, {} rank(s) x {} thread(s)", runtime.device(),
+           runtime.processor_name(), runtime.compute_dtype(), impl_->world.size(),
+           runtime.num_threads());
 }
 
-Json RunLog::layout(int num_threads) const {
+Json RunLog::layout(const Runtime& runtime) const {
   Json json = Json::object();
   json.set("ranks", impl_->world.size());
-  json.set("threads", num_threads);
-  json.set("isa", kernels::cpu_isa_name());
+  json.set("threads", runtime.num_threads());
+  json.set("processor", runtime.processor_name());
+  json.set("compute", to_string(runtime.compute_dtype()));
   return json;
 }
 
-void RunLog::resumed(const CheckpointReader& reader, int num_threads) {
+void RunLog::resumed(const CheckpointReader& reader, const Runtime& runtime) {
   Impl& m = *impl_;
   m.run_id = reader.meta().run_id;
-  const Json now = layout(num_threads);
+  const Json now = layout(runtime);
   const Json& before = reader.meta().extra.at("layout");
   log_info("[resume] {} at step {}", reader.path(), reader.meta().step);
   for (const auto& [name, value] : now.as_object()) {

@@ -11,7 +11,6 @@
 #include "dsv/comm/watchdog.h"
 #include "dsv/data/held_out.h"
 #include "dsv/data/loader.h"
-#include "dsv/kernels/machine_peak.h"
 #include "dsv/train/checkpoint_writer.h"
 #include "dsv/train/config_io.h"
 #include "dsv/train/fault.h"
@@ -72,12 +71,13 @@ void require_fit(const Config& config, const data::ShardIndex& index) {
 }  // namespace
 
 struct Trainer::Impl {
-  Impl(const Config& c, std::unique_ptr<comm::Communicator> world, int num_threads,
+  Impl(const Config& c, std::unique_ptr<comm::Communicator> world, const Place& place,
        const std::string& resume_path)
       : config(c),
         runtime({.device = c.run.device,
                  .compute = c.precision.compute,
-                 .num_threads = num_threads,
+                 .determinism = c.run.determinism,
+                 .place = place,
                  .dp = c.parallel.dp,
                  .cp = c.parallel.cp},
                 std::move(world)),
@@ -91,29 +91,25 @@ struct Trainer::Impl {
     plan = std::make_shared<const data::BatchPlan>(dataset->index().samples, split.train,
                                                    config.data, config.run.seed);
     null_text = dataset->null_text();
-    peak_flops = machine_flops(num_threads);
-    log.describe(state.params().num_params(), *plan, split, num_threads);
+    peak_flops = this->world().all_reduce(runtime.peak_flops(), comm::ReduceOp::kSum);
+    log.describe(state.params().num_params(), *plan, split, runtime);
     resume(resume_path);
     loader =
         std::make_unique<data::Loader>(dataset, plan, config.data, config.model.text_len,
                                        data::LoaderPosition{.dp_rank = runtime.mesh().dp->rank(),
                                                             .dp_size = runtime.mesh().dp->size(),
-                                                            .start_step = state.step()});
+                                                            .start_step = state.step()},
+                                       runtime.make_staging());
   }
 
   comm::Communicator& world() { return *runtime.mesh().world; }
-
-  // The measured FMA peak of all ranks together: what MFU is a share of on a CPU.
-  double machine_flops(int num_threads) {
-    const double mine = 1e9 * kernels::peak_fma_gflops(num_threads);
-    return world().all_reduce(mine, comm::ReduceOp::kSum);
-  }
 
   void resume(const std::string& path);
   std::vector<std::string> sample_prompts() const;
   void save();
   void evaluate();
   void sample();
+  void record_gpu(Json& record) const;
   Json step_record(const StepResult& result, double seconds, const comm::CommStats& before);
   ExitCode finish(bool stopped);
   ExitCode run();
@@ -131,7 +127,7 @@ struct Trainer::Impl {
   Tensor null_text;
   std::unique_ptr<data::Loader> loader;
   std::unique_ptr<CheckpointWriter> writer;
-  double peak_flops = 0;
+  double peak_flops = 0;  // of all ranks together
 };
 
 void Trainer::Impl::resume(const std::string& path) {
@@ -139,11 +135,14 @@ void Trainer::Impl::resume(const std::string& path) {
   const bool strict = config.resume.fallback == ResumeFallback::kStrict;
   std::optional<CheckpointReader> reader;
   if (!path.empty()) {
-    reader = CheckpointReader::open(path, {.strict = true}, world());
+    reader = CheckpointReader::open(path, {.strict = true, .stream = runtime.stream()}, world());
   } else if (config.resume.mode != ResumeMode::kNever) {
     reader = CheckpointReader::open_newest_valid(
         log.checkpoint_dir(),
-        {.strict = strict, .required = config.resume.mode == ResumeMode::kRequired}, world());
+        {.strict = strict,
+         .required = config.resume.mode == ResumeMode::kRequired,
+         .stream = runtime.stream()},
+        world());
   } else if (log.has_checkpoints()) {
     throw_error(
         ExitCode::kConfig,
@@ -176,14 +175,15 @@ void Trainer::Impl::resume(const std::string& path) {
     }
     state.restore(runtime.context(), *reader);
     resumed = state.step();
-    log.resumed(*reader, runtime.stream().num_threads);
+    log.resumed(*reader, runtime);
   }
   writer = std::make_unique<CheckpointWriter>(
       log.checkpoint_dir(),
       CheckpointWriter::Options{.keep = config.checkpoint.keep,
                                 .async = config.checkpoint.async,
                                 .verify_after_save = config.checkpoint.verify_after_save,
-                                .resumed_step = resumed},
+                                .resumed_step = resumed,
+                                .stream = runtime.stream()},
       world());
   log.start(state.step());
 }
@@ -222,7 +222,7 @@ void Trainer::Impl::save() {
   Json captions = Json::array();
   for (const std::string& text : sample_prompts()) captions.push_back(text);
   meta.extra.set("captions", std::move(captions));
-  meta.extra.set("layout", log.layout(runtime.stream().num_threads));
+  meta.extra.set("layout", log.layout(runtime));
   writer->save(meta, state.pieces(runtime.mesh()));
 }
 
@@ -285,6 +285,18 @@ void Trainer::Impl::sample() {
   world().barrier();
 }
 
+void Trainer::Impl::record_gpu(Json& record) const {
+  const CudaUsage usage = cuda_usage(runtime.device().index);
+  const auto set = [&](const char* name, double value) {
+    if (value >= 0) record.set(name, value);
+  };
+  set("gpu_utilisation_percent", usage.utilisation_percent);
+  set("gpu_memory_used_bytes", usage.memory_used_bytes);
+  set("gpu_power_watts", usage.power_watts);
+  set("gpu_sm_clock_mhz", usage.sm_clock_mhz);
+  set("gpu_temperature_c", usage.temperature_c);
+}
+
 Json Trainer::Impl::step_record(const StepResult& r, double seconds,
                                 const comm::CommStats& before) {
   const comm::CommStats comm = world().stats();
@@ -306,6 +318,7 @@ Json Trainer::Impl::step_record(const StepResult& r, double seconds,
   record.set("memory_peak_bytes", memory.peak_bytes);
   record.set("memory_reserved_bytes", memory.reserved_bytes);
   record.set("device_allocations", memory.num_device_allocations);
+  if (runtime.on_cuda()) record_gpu(record);
   record.set("checkpoint_failures", writer->stats().num_failed);
   Json times = Json::object();
   for (const auto& [name, total] : runtime.tracer().totals()) times.set(name, total.seconds * 1e3);
@@ -349,9 +362,9 @@ ExitCode Trainer::Impl::run() {
   return finish(false);
 }
 
-Trainer::Trainer(const Config& config, std::unique_ptr<comm::Communicator> world, int num_threads,
-                 const std::string& resume_path)
-    : impl_(std::make_unique<Impl>(config, std::move(world), num_threads, resume_path)) {}
+Trainer::Trainer(const Config& config, std::unique_ptr<comm::Communicator> world,
+                 const Place& place, const std::string& resume_path)
+    : impl_(std::make_unique<Impl>(config, std::move(world), place, resume_path)) {}
 Trainer::~Trainer() = default;
 ExitCode Trainer::run() {
   return impl_->run();

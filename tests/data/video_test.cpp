@@ -5,6 +5,7 @@
 #include "dsv/base/error.h"
 #include "dsv/base/philox.h"
 #include "dsv/data/host_tensor.h"
+#include "dsv/data/contact_sheet.h"
 #include "dsv/data/png_writer.h"
 #include "dsv/data/video_reader.h"
 #include "dsv/data/video_writer.h"

@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "comm/contract.h"
+#include "comm/fake_device.h"
 #include "comm/loopback_ranks.h"
 #include "dsv/comm/stop_request.h"
 #include "dsv/comm/watchdog.h"
@@ -62,6 +63,14 @@ int main() {
       if (std::string(c.name) == "large") continue;  // more bytes, no other order of events
       report(c.name, contract::run_ranks(size, c.run));
     }
+  }
+  for (const contract::Case& c : contract::cases()) {
+    if (std::string(c.name) == "large") continue;
+    const auto run = [&](std::unique_ptr<Communicator> host, const contract::HostedMemory& memory) {
+      contract::HostedCommunicator comm(std::move(host), memory);
+      c.run(comm);
+    };
+    report(c.name, contract::run_device_ranks(3, {}, run));
   }
   report("watched steps", contract::run_ranks(3, watched_steps));
   report("hang", contract::run_ranks(1, hang));

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # One fault and what must follow: fault_test.sh CASE PROBE MPIRUN…  MPIRUN ends with the flag that takes
-# the number of ranks. Exit code 0 when the job behaved as documented in docs/distributed.md.
+# the number of ranks; PROBE is dist_probe, or nccl_probe for the cases that begin with nccl. Exit code 0
+# when the job behaved as documented in docs/distributed.md, 77 without the GPUs that it takes.
 set -u
 case_name=$1 probe=$2
 shift 2
@@ -34,6 +35,10 @@ finish() {  # sets rc and took_ms
   rc=$?
   job=
   took_ms=$(($(now_ms) - begin))
+}
+finish_on_gpus() {
+  finish
+  [[ $rc -ne 77 ]] || { grep SKIPPED "$dir/out"; exit 77; }
 }
 expect_rc() { [[ $rc -eq $1 ]] || fail "expected exit code $1, got $rc"; }
 expect_within() { ((took_ms <= $1)) || fail "expected an end within $1 ms, took $took_ms ms"; }
@@ -146,6 +151,25 @@ RSH
   "${mpirun[@]}" 4 "$(dirname "$probe")/mpi_contract" reductions moves groups >"$dir/out" 2>&1
   rc=$?
   expect_rc 0 ;;
+nccl-kill) # in the middle of collectives on the device, which no other rank can know of
+  start 2 kill && finish_on_gpus
+  expect_rc 137 && expect_within 30000 && expect_gone ;;
+nccl-freeze | nccl-sleep) # limit 4 s, from when the ranks are connected
+  start 2 "${case_name#nccl-}" && finish_on_gpus
+  expect_rc 21 && expect_within 60000 && expect_gone
+  expect_said "\[watchdog\] rank [01]: no progress for 4\.[0-9] s \(limit 4\.0 s\) in phase step, step 5, probe; last collective: all_reduce call [0-9]+ of group world \(16777216 bytes\), queued on the device" ;;
+nccl-throw) # a rank fails with a collective under way: it gets out of it, and its exit code is the job's
+  start 2 throw && finish_on_gpus
+  expect_rc 20 && expect_within 60000 && expect_gone && expect_said "a rank fails" ;;
+nccl-network) # peers lose each other's connections while both live: only NCCL can notice
+  export NCCL_P2P_DISABLE=1 NCCL_SHM_DISABLE=1 NCCL_IB_DISABLE=1
+  start 2 network && finish_on_gpus
+  expect_rc 21 && expect_within 60000 && expect_gone
+  expect_said "NCCL reports .*; last collective: all_reduce call [0-9]+ of group world" ;;
+nccl-same-gpu)
+  start 2 same-gpu && finish_on_gpus
+  expect_rc 2 && expect_within 60000 && expect_gone
+  expect_said "ranks 0 and 1 use the same GPU, cuda:0 of host .*: NCCL takes one GPU per rank" ;;
 *)
   fail "unknown case" ;;
 esac

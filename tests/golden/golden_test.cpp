@@ -10,6 +10,7 @@
 #include "dsv/optim/optimizer.h"
 #include "dsv/tensor/transfer.h"
 #include "dsv/train/weights.h"
+#include "kernels/support/hosted_table.h"
 #include "support/catch.h"
 #include "support/engine.h"
 
@@ -110,8 +111,12 @@ struct Table {
   const char* name;
   const kernels::KernelTable& kernels;
 };
+// The cuda table is in its parity mode here: everything is f32.
 std::vector<Table> tables() {
-  return {{"reference", kernels::reference_kernels()}, {"cpu", kernels::cpu_kernels()}};
+  std::vector<Table> out{{"reference", kernels::reference_kernels()},
+                         {"cpu", kernels::cpu_kernels()}};
+  if (num_cuda_devices() > 0) out.push_back({"cuda", test::hosted_cuda_kernels()});
+  return out;
 }
 
 }  // namespace
@@ -143,7 +148,7 @@ TEST_CASE("golden: checkpointing changes no bit of any gradient", "[golden]") {
   for (const std::string& name : cases()) {
     std::vector<std::vector<float>> grads;
     for (const auto mode : {model::Checkpointing::kNone, model::Checkpointing::kBlock,
-                            model::Checkpointing::kKeepAttention}) {
+                            model::Checkpointing::kKeepAttention, model::Checkpointing::kAuto}) {
       testing::Engine engine(kernels::cpu_kernels());
       Golden golden(name, engine, mode);
       golden.step(engine);
@@ -158,6 +163,7 @@ TEST_CASE("golden: checkpointing changes no bit of any gradient", "[golden]") {
     // Not as vectors: a failure would print them whole.
     CHECK((grads[1] == grads[0]));
     CHECK((grads[2] == grads[0]));
+    CHECK((grads[3] == grads[0]));
   }
 }
 

@@ -1,13 +1,12 @@
 #include "dsv/kernels/adamw.h"
 
-#include "kernels/support/cpu_checks.h"
+#include "kernels/support/checks.h"
 
 namespace dsv::test {
 namespace {
 
 using kernels::AdamW;
 using kernels::AdamWSegment;
-using kernels::cpu_kernels;
 using kernels::reference_kernels;
 
 TEST_CASE("adamw: the first step moves by lr against the sign of the gradient", "[adamw]") {
@@ -73,7 +72,7 @@ TEST_CASE("adamw: ten steps against the reference, with segments, EMA, and copie
   for (int step = 0; step < kSteps; ++step) {
     grads.push_back(random({n}, static_cast<std::uint64_t>(100 + step)));
   }
-  for_each_isa([&] {
+  for_each_backend([&] {
     for (const bool with_ema : {false, true}) {
       for (const Copy copy : {Copy::kNone, Copy::kF32, Copy::kBF16}) {
         if (with_ema && copy == Copy::kF32) continue;
@@ -110,7 +109,7 @@ TEST_CASE("adamw: ten steps against the reference, with segments, EMA, and copie
           const std::vector<Tensor> tensors(out.begin(), out.end());
           for (int step = 1; step <= kSteps; ++step) {
             const Tensor& grad = grads[static_cast<std::size_t>(step - 1)];
-            cpu_kernels().adamw(arguments(tensors, grad, step), stream);
+            tested_kernels().adamw(arguments(tensors, grad, step), stream);
           }
           return out;
         });
@@ -142,11 +141,11 @@ TEST_CASE("adamw: ten steps against the reference, with segments, EMA, and copie
 }
 
 TEST_CASE("adamw: where a segment begins does not change its numbers", "[adamw]") {
-  for_each_isa([] {
+  for_each_backend([] {
     const Tensor p0 = random({101}, 1), grad = random({101}, 2);
     const auto run = [&](const std::vector<AdamWSegment>& segments) {
       const Tensor p = converted(p0, DType::kF32), m = full({101}, 0), v = full({101}, 0);
-      cpu_kernels().adamw(
+      tested_kernels().adamw(
           {.param = p, .grad = grad, .m = m, .v = v, .segments = segments, .lr = 0.01},
           cpu_stream());
       return p;
@@ -156,12 +155,100 @@ TEST_CASE("adamw: where a segment begins does not change its numbers", "[adamw]"
   });
 }
 
+TEST_CASE("adamw: hundreds of segments at any address on the GPU", "[adamw][gpu]") {
+  DSV_NEEDS_GPU();
+  // Sizes from 1 to several blocks, gaps of 0 to 3, more segments than one launch takes.
+  std::vector<AdamWSegment> segments;
+  std::int64_t n = 1;
+  for (int i = 0; i < 200; ++i) {
+    const std::int64_t begin = n + i % 4, size = i % 50 == 49 ? 9000 + i : 1 + 37 * i % 1500;
+    segments.push_back({begin, begin + size, i % 3 == 0 ? 0.1f : 0.0f});
+    n = begin + size;
+  }
+  n += 5;
+  std::vector<bool> listed(static_cast<std::size_t>(n), false);
+  for (const AdamWSegment& s : segments) {
+    for (std::int64_t i = s.begin; i < s.end; ++i) listed[static_cast<std::size_t>(i)] = true;
+  }
+  const Tensor p0 = random({n}, 1), e0 = random({n}, 2), grad = random({n}, 3, 0.1),
+               zero = full({n}, 0);
+  on_gpu([&] {
+    for (const DType copy_type : {DType::kF32, DType::kBF16}) {
+      CAPTURE(static_cast<int>(copy_type));
+      // The arrays begin at element `skip` of their storages.
+      const auto run = [&](std::int64_t skip, const Stream& stream) {
+        std::vector<Output> out;
+        for (const Tensor& initial : {p0, zero, zero, e0, full({n}, 7, copy_type)}) {
+          out.emplace_back(Shape{n + skip}, initial.dtype());
+          std::memcpy(out.back().tensor().slice(0, skip, skip + n).raw(), initial.raw(),
+                      static_cast<std::size_t>(initial.num_bytes()));
+        }
+        std::vector<Tensor> t;
+        for (const Output& o : out) t.push_back(o.tensor().slice(0, skip, skip + n));
+        for (int step = 1; step <= 2; ++step) {
+          tested_kernels().adamw({.param = t[0],
+                                  .grad = grad,
+                                  .m = t[1],
+                                  .v = t[2],
+                                  .ema = t[3],
+                                  .copy = t[4],
+                                  .segments = segments,
+                                  .lr = 1e-2,
+                                  .ema_decay = 0.9,
+                                  .step = step},
+                                 stream);
+        }
+        return out;
+      };
+      const auto got = same_for_any_threads([&](const Stream& stream) { return run(0, stream); });
+      const auto elsewhere = run(1, cpu_stream());
+      for (std::size_t i = 0; i < got.size(); ++i) {
+        CAPTURE(i);
+        CHECK(bitwise_equal(elsewhere[i].tensor().slice(0, 1, n + 1), got[i]));
+        CHECK(elsewhere[i].intact());
+      }
+      const std::vector<Tensor> want{to_f64(p0), to_f64(zero), to_f64(zero), to_f64(e0),
+                                     full({n}, 7, DType::kF64)};
+      for (int step = 1; step <= 2; ++step) {
+        reference_kernels().adamw({.param = want[0],
+                                   .grad = to_f64(grad),
+                                   .m = want[1],
+                                   .v = want[2],
+                                   .ema = want[3],
+                                   .copy = want[4],
+                                   .segments = segments,
+                                   .lr = 1e-2,
+                                   .ema_decay = 0.9,
+                                   .step = step},
+                                  {});
+      }
+      for (std::size_t i = 0; i < 4; ++i) {
+        CAPTURE(i);
+        CHECK(max_distance(got[i], want[i]) <= 10 * kEps * max_abs(want[i]));
+      }
+      const std::vector<double> p = values(got[0]), start = values(p0), m = values(got[1]),
+                                e = values(got[3]), e_start = values(e0), c = values(got[4]);
+      int wrong = 0;
+      for (std::size_t i = 0; i < listed.size(); ++i) {
+        if (listed[i]) {
+          const auto rounded =
+              static_cast<double>(f32_from_bf16(bf16_from_f32(static_cast<float>(p[i]))));
+          wrong += c[i] != (copy_type == DType::kBF16 ? rounded : p[i]);
+        } else {
+          wrong += p[i] != start[i] || m[i] != 0 || e[i] != e_start[i] || c[i] != 7;
+        }
+      }
+      CHECK(wrong == 0);
+    }
+  });
+}
+
 TEST_CASE("adamw: bf16 state is refused", "[adamw]") {
   const Tensor x = full({4}, 1, DType::kBF16);
   const std::vector<AdamWSegment> segments{{0, 4, 0}};
   check_refuses_bf16([&] {
-    cpu_kernels().adamw({.param = x, .grad = x, .m = x, .v = x, .segments = segments},
-                        cpu_stream());
+    tested_kernels().adamw({.param = x, .grad = x, .m = x, .v = x, .segments = segments},
+                           cpu_stream());
   });
 }
 

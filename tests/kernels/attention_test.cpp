@@ -1,17 +1,17 @@
 #include "dsv/kernels/attention.h"
 
-#include "kernels/support/cpu_checks.h"
+#include "kernels/support/checks.h"
 
 namespace dsv::test {
 namespace {
 
 using kernels::AttentionBackward;
 using kernels::AttentionForward;
-using kernels::cpu_kernels;
 using kernels::reference_kernels;
 
-enum class Bias { kNone, kRandom, kSomeMasked, kAllMasked, kFirstSampleMasked };
-enum class Layout { kContiguous, kFusedQkv, kPadded };
+enum class Bias { kNone, kZero, kRandom, kSomeMasked, kAllMasked, kFirstSampleMasked };
+// kPadded: rows begin anywhere; kPaddedBy8: rows of bf16 begin at multiples of 16 bytes.
+enum class Layout { kContiguous, kFusedQkv, kPadded, kPaddedBy8 };
 
 struct Case {
   std::int64_t B, Sq, Skv, H, D;
@@ -20,22 +20,25 @@ struct Case {
   double qk_scale = 1, vdo_scale = 1;
 };
 
-// The f32 tensors of one case; q, k, v, and do are views of the case's layout.
+// The tensors of one case; q, k, v, and do are views of the case's layout.
 struct Data {
   Tensor q, k, v, d_o, key_bias;
   float scale;
 
-  explicit Data(const Case& c) : scale(0.9f / std::sqrt(static_cast<float>(c.D))) {
+  explicit Data(const Case& c, DType dtype = DType::kF32)
+      : scale(0.9f / std::sqrt(static_cast<float>(c.D))) {
     const auto rows = [&](std::uint64_t id, std::int64_t S, double size) {
-      const Shape pad = c.layout == Layout::kPadded ? Shape{0, 1, 2, 3} : Shape{0, 0, 0, 0};
-      return random({c.B, S, c.H, c.D}, id, size, DType::kF32, pad);
+      const Shape pad = c.layout == Layout::kPadded      ? Shape{0, 1, 2, 3}
+                        : c.layout == Layout::kPaddedBy8 ? Shape{0, 1, 2, 8}
+                                                         : Shape{0, 0, 0, 0};
+      return random({c.B, S, c.H, c.D}, id, size, dtype, pad);
     };
     q = rows(1, c.Sq, c.qk_scale);
     k = rows(2, c.Skv, c.qk_scale);
     v = rows(3, c.Skv, c.vdo_scale);
     d_o = rows(4, c.Sq, c.vdo_scale);
     if (c.layout == Layout::kFusedQkv) {  // one (B, S, 3, H, D): a token's q, k, and v side by side
-      const Tensor qkv = random({c.B, c.Sq, 3 * c.H * c.D}, 5, c.qk_scale);
+      const Tensor qkv = random({c.B, c.Sq, 3 * c.H * c.D}, 5, c.qk_scale, dtype);
       const std::int64_t C = c.H * c.D;
       q = qkv.slice(2, 0, C).as_heads(c.H);
       k = qkv.slice(2, C, 2 * C).as_heads(c.H);
@@ -48,6 +51,7 @@ struct Data {
                           (c.bias == Bias::kFirstSampleMasked && b == 0) ||
                           (c.bias == Bias::kSomeMasked && j % 3 != 1);
       if (masked) write_element(key_bias, at, -std::numeric_limits<double>::infinity());
+      if (c.bias == Bias::kZero) write_element(key_bias, at, 0);
     });
   }
   Data to_f64() const {
@@ -63,8 +67,8 @@ struct Results {
   Tensor o, lse, dq, dk, dv;
 };
 
-Results reference(const Data& f32) {
-  const Data d = f32.to_f64();
+Results reference(const Data& data) {
+  const Data d = data.to_f64();
   const std::int64_t B = d.q.dim(0), Sq = d.q.dim(1), H = d.q.dim(2);
   Results r{.o = f64_like(d.q), .lse = empty({B, H, Sq}, DType::kF64), .dq = f64_like(d.q),
             .dk = f64_like(d.k), .dv = f64_like(d.v)};
@@ -79,19 +83,22 @@ Results reference(const Data& f32) {
 }
 
 // o, lse, dq, dk, dv, delta, all guarded, o and the gradients in strides of their own.
-std::vector<Output> run_cpu(const Case& c, const Data& d, const Stream& stream) {
-  const Shape pad = c.layout == Layout::kContiguous ? Shape{0, 0, 0, 0} : Shape{0, 2, 1, 5};
+std::vector<Output> run(const Case& c, const Data& d, const Stream& stream) {
+  const Shape pad = c.layout == Layout::kContiguous  ? Shape{0, 0, 0, 0}
+                    : c.layout == Layout::kPaddedBy8 ? Shape{0, 2, 1, 8}
+                                                     : Shape{0, 2, 1, 5};
+  const DType dtype = d.q.dtype();
   std::vector<Output> out;
-  out.emplace_back(d.q.shape(), DType::kF32, pad);
+  out.emplace_back(d.q.shape(), dtype, pad);
   out.emplace_back(Shape{c.B, c.H, c.Sq});
-  out.emplace_back(d.q.shape(), DType::kF32, pad);
-  out.emplace_back(d.k.shape(), DType::kF32, pad);
-  out.emplace_back(d.v.shape(), DType::kF32, pad);
+  out.emplace_back(d.q.shape(), dtype, pad);
+  out.emplace_back(d.k.shape(), dtype, pad);
+  out.emplace_back(d.v.shape(), dtype, pad);
   out.emplace_back(Shape{c.B, c.H, c.Sq});
-  cpu_kernels().attention_forward({.q = d.q, .k = d.k, .v = d.v, .key_bias = d.key_bias,
-                                   .o = out[0], .lse = out[1], .scale = d.scale},
-                                  stream);
-  cpu_kernels().attention_backward(
+  tested_kernels().attention_forward({.q = d.q, .k = d.k, .v = d.v, .key_bias = d.key_bias,
+                                      .o = out[0], .lse = out[1], .scale = d.scale},
+                                     stream);
+  tested_kernels().attention_backward(
       {.q = d.q, .k = d.k, .v = d.v, .key_bias = d.key_bias, .o = out[0], .lse = out[1],
        .d_o = d.d_o, .dq = out[2], .dk = out[3], .dv = out[4], .delta = out[5], .scale = d.scale},
       stream);
@@ -106,8 +113,8 @@ struct Sizes {
   double max_logit = 0;
 };
 
-Sizes sizes_of(const Data& f32, const Results& r) {
-  const Data data = f32.to_f64();
+Sizes sizes_of(const Data& tested, const Results& r) {
+  const Data data = tested.to_f64();
   const std::int64_t B = data.q.dim(0), Sq = data.q.dim(1), H = data.q.dim(2), D = data.q.dim(3);
   const std::int64_t Skv = data.k.dim(1);
   Sizes sizes{full(data.q.shape(), 0, DType::kF64), full(data.q.shape(), 0, DType::kF64),
@@ -116,6 +123,7 @@ Sizes sizes_of(const Data& f32, const Results& r) {
     return t.f64() + ((b * t.dim(1) + s) * H + h) * D;
   };
   const double scale = static_cast<double>(data.scale);
+  std::vector<double> p(static_cast<std::size_t>(Skv)), dp(static_cast<std::size_t>(Skv));
   for (std::int64_t b = 0; b < B; ++b) {
     for (std::int64_t h = 0; h < H; ++h) {
       for (std::int64_t i = 0; i < Sq; ++i) {
@@ -123,24 +131,37 @@ Sizes sizes_of(const Data& f32, const Results& r) {
         if (lse == -std::numeric_limits<double>::infinity()) continue;
         const double *q = at(data.q, b, i, h), *d_o = at(data.d_o, b, i, h);
         const double* o = at(r.o, b, i, h);
-        double delta = 0;
-        for (std::int64_t c = 0; c < D; ++c) delta += std::fabs(o[c] * d_o[c]);
+        double* const o_size = at(sizes.o, b, i, h);
         for (std::int64_t j = 0; j < Skv; ++j) {
+          const auto key = static_cast<std::size_t>(j);
           const double *k = at(data.k, b, j, h), *v = at(data.v, b, j, h);
-          double s = 0, dp = 0;
+          double s = 0;
+          dp[key] = 0;
           for (std::int64_t c = 0; c < D; ++c) {
             s += scale * q[c] * k[c];
-            dp += std::fabs(d_o[c] * v[c]);
+            dp[key] += std::fabs(d_o[c] * v[c]);
           }
           if (data.key_bias) s += data.key_bias.f64()[b * Skv + j];
           if (std::isfinite(s)) sizes.max_logit = std::max(sizes.max_logit, std::fabs(s));
           // f32 ends at 2^-126; weights that small may become 0.
-          const double p = std::exp(s - lse) + 0x1p-100, ds = p * (dp + delta);
+          p[key] = std::exp(s - lse) + 0x1p-100;
+          for (std::int64_t c = 0; c < D; ++c) o_size[c] += p[key] * std::fabs(v[c]);
+        }
+        // The o that a backward gets is rounded to its dtype. What comes on top of that, the errors
+        // of the sum, is a share of o_size: far more than |o| where the sum cancels.
+        double delta = 0;
+        for (std::int64_t c = 0; c < D; ++c) {
+          delta += std::fabs(d_o[c]) *
+                   (tested.q.dtype() == DType::kBF16 ? o_size[c] : std::fabs(o[c]));
+        }
+        for (std::int64_t j = 0; j < Skv; ++j) {
+          const auto key = static_cast<std::size_t>(j);
+          const double* k = at(data.k, b, j, h);
+          const double ds = p[key] * (dp[key] + delta);
           for (std::int64_t c = 0; c < D; ++c) {
-            at(sizes.o, b, i, h)[c] += p * std::fabs(v[c]);
             at(sizes.dq, b, i, h)[c] += scale * ds * std::fabs(k[c]);
             at(sizes.dk, b, j, h)[c] += scale * ds * std::fabs(q[c]);
-            at(sizes.dv, b, j, h)[c] += p * std::fabs(d_o[c]);
+            at(sizes.dv, b, j, h)[c] += p[key] * std::fabs(d_o[c]);
           }
         }
       }
@@ -149,8 +170,8 @@ Sizes sizes_of(const Data& f32, const Results& r) {
   return sizes;
 }
 
-// max over rows of max |got - want| / max size, in units of kEps * (1 + largest |logit|).
-double error_units(const Tensor& got, const Tensor& want, const Tensor& size, double max_logit) {
+// max over rows of max |got - want| / max size, in units of `eps`.
+double error_units(const Tensor& got, const Tensor& want, const Tensor& size, double eps) {
   const std::vector<double> g = values(got), w = values(want), m = values(size);
   const auto D = static_cast<std::size_t>(got.dim(-1));
   double worst = 0;
@@ -162,27 +183,59 @@ double error_units(const Tensor& got, const Tensor& want, const Tensor& size, do
       error = std::max(error, distance);
       scale = std::max(scale, m[e]);
     }
-    worst = std::max(worst, detail::relative(error, scale * kEps * (1 + max_logit)));
+    worst = std::max(worst, detail::relative(error, scale * eps));
   }
   return worst;
 }
 
-constexpr double kMaxErrorUnits = 8;
+// How far from `want` results of a dtype may be: `units` times `eps` of the sizes above; lse, which
+// is f32 whatever the dtype, by `lse`.
+struct Tolerance {
+  double units, eps, lse;
+};
 
-void check_case(const Case& c) {
+Tolerance tolerance_of(const Data& data, const Sizes& sizes) {
+  if (data.q.dtype() == DType::kF32) {
+    const double eps = kEps * (1 + sizes.max_logit);
+    return {.units = 8, .eps = eps, .lse = 8 * eps};
+  }
+  // Inputs are the same bf16 numbers on both sides, products of two are exact in f32. Roundings to
+  // bf16, of up to 2^-8 each: the weights p (of o and dv), ds (of dq and dk), the results; and o,
+  // whose two reach dq and dk through delta. That makes two for o and dv. For dq and dk it makes
+  // four, but of very many independent ones, which come nowhere near half of their sum.
+  // Scores are f32 sums on tensor cores, which cut off rather than round, once per 16 columns: a
+  // share of the logit that grows with D, and that exp turns into a relative error of p. For logits
+  // of a few units it is next to nothing.
+  const double D = static_cast<double>(data.q.dim(3));
+  const double score = kEps * (8 + D / 16) * (1 + sizes.max_logit);
+  return {.units = 2, .eps = 0x1p-8 + score, .lse = 4 * score};
+}
+
+void check_results(const Data& data, const Results& want, const Sizes& sizes,
+                   const std::vector<Output>& got) {
+  const Tolerance most = tolerance_of(data, sizes);
+  CHECK(error_units(got[0], want.o, sizes.o, most.eps) <= most.units);
+  CHECK(max_distance(got[1], want.lse) <= most.lse);
+  CHECK(error_units(got[2], want.dq, sizes.dq, most.eps) <= most.units);
+  CHECK(error_units(got[3], want.dk, sizes.dk, most.eps) <= most.units);
+  CHECK(error_units(got[4], want.dv, sizes.dv, most.eps) <= most.units);
+}
+
+// f32 on every backend, bf16 on the GPU.
+template <typename Fn>
+void for_each_backend_of(DType dtype, const Fn& fn) {
+  dtype == DType::kF32 ? for_each_backend(fn) : on_gpu(fn);
+}
+
+void check_case(const Case& c, DType dtype = DType::kF32) {
   CAPTURE(c.B, c.Sq, c.Skv, c.H, c.D, c.qk_scale, c.vdo_scale, static_cast<int>(c.bias),
           static_cast<int>(c.layout));
-  const Data data(c);
+  const Data data(c, dtype);
   const Results want = reference(data);
   const Sizes sizes = sizes_of(data, want);
-  for_each_isa([&] {
-    const auto got =
-        same_for_any_threads([&](const Stream& stream) { return run_cpu(c, data, stream); });
-    CHECK(error_units(got[0], want.o, sizes.o, sizes.max_logit) <= kMaxErrorUnits);
-    CHECK(max_distance(got[1], want.lse) <= kMaxErrorUnits * kEps * (1 + sizes.max_logit));
-    CHECK(error_units(got[2], want.dq, sizes.dq, sizes.max_logit) <= kMaxErrorUnits);
-    CHECK(error_units(got[3], want.dk, sizes.dk, sizes.max_logit) <= kMaxErrorUnits);
-    CHECK(error_units(got[4], want.dv, sizes.dv, sizes.max_logit) <= kMaxErrorUnits);
+  for_each_backend_of(dtype, [&] {
+    check_results(data, want, sizes,
+                  same_for_any_threads([&](const Stream& stream) { return run(c, data, stream); }));
   });
 }
 
@@ -214,12 +267,12 @@ TEST_CASE("attention: activations of any scale", "[attention]") {
   }
 }
 
-TEST_CASE("attention: rows without any key", "[attention]") {
-  check_case({2, 50, 70, 2, 16, Bias::kAllMasked});
-  check_case({2, 50, 250, 2, 16, Bias::kFirstSampleMasked});
-  for_each_isa([] {
+void check_rows_without_keys(DType dtype) {
+  check_case({2, 50, 70, 2, 16, Bias::kAllMasked}, dtype);
+  check_case({2, 50, 250, 2, 16, Bias::kFirstSampleMasked}, dtype);
+  for_each_backend_of(dtype, [&] {
     const Case c{2, 10, 30, 2, 8, Bias::kFirstSampleMasked};
-    const auto got = run_cpu(c, Data(c), cpu_stream());
+    const auto got = run(c, Data(c, dtype), cpu_stream());
     for (const int i : {0, 2, 3, 4}) {  // o and the gradients of sample 0
       for (const double x : values(got[static_cast<std::size_t>(i)].tensor().slice(0, 0, 1))) {
         CHECK(x == 0);
@@ -229,6 +282,10 @@ TEST_CASE("attention: rows without any key", "[attention]") {
   });
 }
 
+TEST_CASE("attention: rows without any key", "[attention]") {
+  check_rows_without_keys(DType::kF32);
+}
+
 TEST_CASE("attention: no tokens at all", "[attention]") {
   check_case({1, 0, 5, 1, 8});
   check_case({0, 4, 5, 2, 8});
@@ -236,8 +293,8 @@ TEST_CASE("attention: no tokens at all", "[attention]") {
 }
 
 // q and k such that every logit is near `logit`: one shared direction and a little noise.
-Data aligned(const Case& c, double logit, double noise) {
-  Data data(c);
+Data aligned(const Case& c, double logit, double noise, DType dtype = DType::kF32) {
+  Data data(c, dtype);
   data.scale = 1;
   const double q_size = std::sqrt(std::fabs(logit) / static_cast<double>(c.D));
   for (const Tensor& t : {data.q, data.k}) {
@@ -252,13 +309,8 @@ Data aligned(const Case& c, double logit, double noise) {
 void check_data(const Case& c, const Data& data) {
   const Results want = reference(data);
   const Sizes sizes = sizes_of(data, want);
-  for_each_isa([&] {
-    const auto got = run_cpu(c, data, cpu_stream(2));
-    CHECK(error_units(got[0], want.o, sizes.o, sizes.max_logit) <= kMaxErrorUnits);
-    CHECK(max_distance(got[1], want.lse) <= kMaxErrorUnits * kEps * (1 + sizes.max_logit));
-    CHECK(error_units(got[2], want.dq, sizes.dq, sizes.max_logit) <= kMaxErrorUnits);
-    CHECK(error_units(got[3], want.dk, sizes.dk, sizes.max_logit) <= kMaxErrorUnits);
-    CHECK(error_units(got[4], want.dv, sizes.dv, sizes.max_logit) <= kMaxErrorUnits);
+  for_each_backend_of(data.q.dtype(), [&] {
+    check_results(data, want, sizes, run(c, data, cpu_stream(2)));
   });
 }
 
@@ -275,13 +327,15 @@ TEST_CASE("attention: identical logits weigh all keys alike", "[attention]") {
   const Case c{1, 30, 211, 1, 32};
   const Data data = aligned(c, 12, 0);
   check_data(c, data);
-  const auto got = run_cpu(c, data, cpu_stream());
-  const std::vector<double> o = values(got[0]), v = values(data.v);
-  for (std::size_t d = 0; d < 32; ++d) {
-    double mean = 0;
-    for (std::size_t j = 0; j < 211; ++j) mean += v[j * 32 + d] / 211;
-    CHECK(std::fabs(o[d] - mean) <= 1e-6);
-  }
+  for_each_backend([&] {
+    const auto got = run(c, data, cpu_stream());
+    const std::vector<double> o = values(got[0]), v = values(data.v);
+    for (std::size_t d = 0; d < 32; ++d) {
+      double mean = 0;
+      for (std::size_t j = 0; j < 211; ++j) mean += v[j * 32 + d] / 211;
+      CHECK(std::fabs(o[d] - mean) <= 1e-6);
+    }
+  });
 }
 
 TEST_CASE("attention: huge logits neither overflow nor lose the largest", "[attention]") {
@@ -302,9 +356,9 @@ TEST_CASE("attention: weights are right to the last bits over the whole range of
   }
   k.f32()[0] = 0;
   k.f32()[1] = 1;
-  for_each_isa([&] {
+  for_each_backend([&] {
     const Tensor o = empty({1, n, 1, 1});
-    cpu_kernels().attention_forward({.q = q, .k = k, .v = k, .o = o, .lse = lse}, cpu_stream(2));
+    tested_kernels().attention_forward({.q = q, .k = k, .v = k, .o = o, .lse = lse}, cpu_stream(2));
     double worst = 0;
     for (std::int64_t i = 0; i < n; ++i) {
       const double x = static_cast<double>(q.f32()[i]), got = static_cast<double>(o.f32()[i]);
@@ -319,11 +373,10 @@ TEST_CASE("attention: weights are right to the last bits over the whole range of
   });
 }
 
-TEST_CASE("attention: masked keys get exactly no gradient", "[attention]") {
-  const Case c{1, 40, 130, 2, 16, Bias::kSomeMasked};
-  const Data data(c);
-  for_each_isa([&] {
-    const auto got = run_cpu(c, data, cpu_stream(2));
+void check_masked_keys(const Case& c, DType dtype) {
+  const Data data(c, dtype);
+  for_each_backend_of(dtype, [&] {
+    const auto got = run(c, data, cpu_stream(2));
     for (std::int64_t j = 0; j < c.Skv; ++j) {
       if (std::isfinite(data.key_bias.f32()[j])) continue;
       for (const double x : values(got[3].tensor().slice(1, j, j + 1))) CHECK(x == 0);
@@ -332,17 +385,22 @@ TEST_CASE("attention: masked keys get exactly no gradient", "[attention]") {
   });
 }
 
-TEST_CASE("attention: a query's result does not depend on the queries beside it", "[attention]") {
-  for_each_isa([] {
-    const Case whole{1, 300, 260, 2, 24};
-    const Data data(whole);
-    const auto all = run_cpu(whole, data, cpu_stream(2));
+TEST_CASE("attention: masked keys get exactly no gradient", "[attention]") {
+  check_masked_keys({1, 40, 130, 2, 16, Bias::kSomeMasked}, DType::kF32);
+}
+
+void check_queries_alone(const Case& whole, DType dtype) {
+  for_each_backend_of(dtype, [&] {
+    const Data data(whole, dtype);
+    const auto all = run(whole, data, cpu_stream(2));
     for (const auto& [begin, end] : {std::pair<std::int64_t, std::int64_t>{0, 150}, {150, 300},
                                      {41, 42}}) {
       Data part = data;
       part.q = data.q.slice(1, begin, end);
       part.d_o = data.d_o.slice(1, begin, end);
-      const auto got = run_cpu({1, end - begin, 260, 2, 24}, part, cpu_stream());
+      Case c = whole;
+      c.Sq = end - begin;
+      const auto got = run(c, part, cpu_stream());
       CHECK(bitwise_equal(got[0], all[0].tensor().slice(1, begin, end)));
       CHECK(bitwise_equal(got[1], all[1].tensor().slice(2, begin, end)));
       CHECK(bitwise_equal(got[2], all[2].tensor().slice(1, begin, end)));
@@ -350,15 +408,142 @@ TEST_CASE("attention: a query's result does not depend on the queries beside it"
   });
 }
 
+TEST_CASE("attention: a query's result does not depend on the queries beside it", "[attention]") {
+  check_queries_alone({1, 300, 260, 2, 24}, DType::kF32);
+}
+
+void check_hundred_runs(const Case& c, DType dtype) {
+  const Data data(c, dtype);
+  const auto first = run(c, data, cpu_stream(1));
+  for (int i = 0; i < 100; ++i) {
+    const auto again = run(c, data, cpu_stream(2 + i % 5));
+    for (std::size_t o = 0; o < first.size(); ++o) REQUIRE(bitwise_equal(first[o], again[o]));
+  }
+}
+
 TEST_CASE("attention: the same bits in a hundred runs on more threads than cores", "[attention]") {
   // One head and many blocks of keys: every share of dq has to wait for its turn.
-  const Case c{1, 400, 700, 1, 16};
-  const Data data(c);
-  const auto first = run_cpu(c, data, cpu_stream(1));
-  for (int run = 0; run < 100; ++run) {
-    const auto again = run_cpu(c, data, cpu_stream(2 + run % 5));
-    for (std::size_t i = 0; i < first.size(); ++i) REQUIRE(bitwise_equal(first[i], again[i]));
+  check_hundred_runs({1, 400, 700, 1, 16}, DType::kF32);
+}
+
+// --- bf16, which only the GPU computes in. A key bias makes the call ours; without one cuDNN may
+// take it, and has to keep the same promises.
+
+constexpr DType kBf16 = DType::kBF16;
+
+TEST_CASE("attention: bf16 of any head dim, bias, and layout on the GPU", "[attention][gpu]") {
+  DSV_NEEDS_GPU();
+  for (const std::int64_t D : {8, 17, 64, 72, 96, 128, 250, 256}) {
+    for (const Case& c : std::vector<Case>{
+             {1, 1, 1, 1, D, Bias::kZero},
+             {1, 150, 200, 1, D},
+             {1, 150, 200, 1, D, Bias::kZero},
+             {2, 70, 33, 2, D, Bias::kSomeMasked, Layout::kPadded},
+             {1, 65, 65, 2, D, Bias::kNone, Layout::kFusedQkv},
+             {1, 65, 65, 2, D, Bias::kRandom, Layout::kFusedQkv},
+             {2, 40, 130, 1, D, Bias::kRandom, Layout::kPaddedBy8},
+             {1, 129, 97, 1, D, Bias::kNone, Layout::kPadded},
+         }) {
+      check_case(c, kBf16);
+    }
   }
+}
+
+TEST_CASE("attention: bf16 over many tiles and exactly whole ones on the GPU", "[attention][gpu]") {
+  DSV_NEEDS_GPU();
+  for (const Bias bias : {Bias::kNone, Bias::kRandom}) {
+    check_case({1, 520, 330, 1, 64, bias}, kBf16);
+    check_case({1, 200, 500, 1, 128, bias}, kBf16);
+    check_case({1, 128, 192, 1, 64, bias}, kBf16);
+    check_case({1, 256, 96, 1, 128, bias}, kBf16);
+    check_case({3, 33, 49, 5, 32, bias}, kBf16);
+  }
+}
+
+TEST_CASE("attention: bf16 activations of any scale on the GPU", "[attention][gpu]") {
+  DSV_NEEDS_GPU();
+  for (const double scale : {1.0, 8.0, 32.0, 128.0}) {
+    for (const Bias bias : {Bias::kNone, Bias::kZero}) {
+      check_case({1, 70, 250, 1, 64, bias, Layout::kContiguous, scale, 1}, kBf16);
+      check_case({1, 100, 60, 1, 64, bias, Layout::kContiguous, 1, scale}, kBf16);
+      check_case({1, 40, 130, 1, 128, bias, Layout::kContiguous, scale, scale}, kBf16);
+    }
+  }
+}
+
+TEST_CASE("attention: bf16 rows without any key, and no tokens at all on the GPU",
+          "[attention][gpu]") {
+  DSV_NEEDS_GPU();
+  check_rows_without_keys(kBf16);
+  for (const Bias bias : {Bias::kNone, Bias::kZero}) {
+    for (const std::int64_t D : {8, 128, 256}) {
+      check_case({1, 0, 5, 1, D, bias}, kBf16);
+      check_case({0, 4, 5, 2, D, bias}, kBf16);
+      check_case({2, 4, 0, 2, D, bias}, kBf16);
+    }
+  }
+}
+
+TEST_CASE("attention: bf16 logits near and far from zero on the GPU", "[attention][gpu]") {
+  DSV_NEEDS_GPU();
+  for (const Bias bias : {Bias::kNone, Bias::kZero}) {
+    for (const std::int64_t Skv : {1, 5, 13, 63, 65}) {  // keys that only fill up a tile score 0
+      const Case c{1, 20, Skv, 1, 16, bias};
+      check_data(c, aligned(c, -200, 0.05, kBf16));
+    }
+    const Case same{1, 30, 211, 1, 32, bias};
+    check_data(same, aligned(same, 12, 0, kBf16));
+    const Case huge{1, 24, 200, 1, 32, bias};
+    check_data(huge, aligned(huge, 1e4, 0.05, kBf16));
+    check_data(huge, aligned(huge, -1e4, 0.05, kBf16));
+  }
+}
+
+TEST_CASE("attention: bf16 masked keys get exactly no gradient on the GPU", "[attention][gpu]") {
+  DSV_NEEDS_GPU();
+  for (const std::int64_t D : {16, 128, 256}) {
+    check_masked_keys({1, 40, 130, 2, D, Bias::kSomeMasked}, kBf16);
+  }
+}
+
+TEST_CASE("attention: bf16 results do not depend on the queries beside it on the GPU",
+          "[attention][gpu]") {
+  DSV_NEEDS_GPU();
+  for (const std::int64_t D : {24, 128, 256}) {
+    check_queries_alone({1, 300, 260, 2, D, Bias::kZero}, kBf16);
+  }
+}
+
+TEST_CASE("attention: bf16 has the same bits in a hundred runs on the GPU", "[attention][gpu]") {
+  DSV_NEEDS_GPU();
+  on_gpu([] {
+    for (const Bias bias : {Bias::kNone, Bias::kZero}) {
+      check_hundred_runs({2, 600, 700, 3, 64, bias}, kBf16);
+      check_hundred_runs({1, 600, 700, 3, 128, bias}, kBf16);
+    }
+    check_hundred_runs({1, 300, 260, 2, 256, Bias::kZero}, kBf16);
+    check_hundred_runs({1, 400, 700, 1, 16}, DType::kF32);
+  });
+}
+
+TEST_CASE("attention: bf16 agrees with f32 where the reference would take minutes on the GPU",
+          "[attention][gpu]") {
+  DSV_NEEDS_GPU();
+  on_gpu([] {
+    for (const Bias bias : {Bias::kNone, Bias::kRandom}) {
+      for (const std::int64_t D : {64, 128}) {
+        const Case c{2, 1700, 2300, 3, D, bias};
+        CAPTURE(D, static_cast<int>(bias));
+        const Data bf16(c, kBf16);
+        Data f32 = bf16;
+        for (Tensor* t : {&f32.q, &f32.k, &f32.v, &f32.d_o}) *t = converted(*t, DType::kF32);
+        const auto got = run(c, bf16, cpu_stream()), want = run(c, f32, cpu_stream());
+        // Errors of single roundings, 2^-9 of a summand each, average out over so many keys.
+        for (const std::size_t i : {0, 2, 3, 4}) CHECK(tensor_error(got[i], want[i]) <= 0x1p-6);
+        CHECK(max_distance(got[1], want[1]) <= 1e-4);
+      }
+    }
+  });
 }
 
 TEST_CASE("attention: the reference's gradients are those of its forward", "[attention]") {
@@ -383,10 +568,10 @@ TEST_CASE("attention: the reference's gradients are those of its forward", "[att
 TEST_CASE("attention: what the cpu does not do is refused", "[attention]") {
   const Tensor x = full({1, 2, 1, 4}, 1, DType::kBF16), lse = empty({1, 1, 2});
   check_refuses_bf16([&] {
-    cpu_kernels().attention_forward({.q = x, .k = x, .v = x, .o = x, .lse = lse}, cpu_stream());
+    tested_kernels().attention_forward({.q = x, .k = x, .v = x, .o = x, .lse = lse}, cpu_stream());
   });
   const Tensor wide = full({1, 2, 1, 257}, 1);
-  CHECK_THROWS_WITH(cpu_kernels().attention_forward(
+  CHECK_THROWS_WITH(tested_kernels().attention_forward(
                         {.q = wide, .k = wide, .v = wide, .o = wide, .lse = lse}, cpu_stream()),
                     Contains("head dim"));
 }

@@ -1,43 +1,83 @@
 #include "dsv/kernels/elementwise.h"
 
-#include "kernels/support/cpu_checks.h"
+#include "kernels/support/checks.h"
 
 namespace dsv::test {
 namespace {
 
 using kernels::Axpby;
-using kernels::cpu_kernels;
 using kernels::reference_kernels;
 
 const std::vector<DType> kFloats{DType::kF32, DType::kBF16, DType::kF16, DType::kF64};
 
 TEST_CASE("fill: every element, nothing else", "[elementwise]") {
-  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF64}) {
-    for (const Shape& shape : {Shape{}, Shape{0}, Shape{1}, Shape{3, 7}, Shape{70001}}) {
-      CAPTURE(static_cast<int>(dtype), shape.num_elements());
-      const Tensor want = empty(shape, dtype);
-      reference_kernels().fill({.y = want, .value = 0.3f}, {});
-      CHECK(max_distance(want, full(shape, static_cast<double>(0.3f), dtype)) == 0);
-      const auto got = same_for_any_threads([&](const Stream& stream) {
-        std::vector<Output> out{Output(shape, dtype)};
-        cpu_kernels().fill({.y = out[0], .value = 0.3f}, stream);
-        return out;
-      });
-      CHECK(bitwise_equal(got[0], want));
+  for_each_backend([] {
+    for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF64}) {
+      for (const Shape& shape : {Shape{}, Shape{0}, Shape{1}, Shape{3, 7}, Shape{70001}}) {
+        CAPTURE(static_cast<int>(dtype), shape.num_elements());
+        const Tensor want = empty(shape, dtype);
+        reference_kernels().fill({.y = want, .value = 0.3f}, {});
+        CHECK(max_distance(want, full(shape, static_cast<double>(0.3f), dtype)) == 0);
+        const auto got = same_for_any_threads([&](const Stream& stream) {
+          std::vector<Output> out{Output(shape, dtype)};
+          tested_kernels().fill({.y = out[0], .value = 0.3f}, stream);
+          return out;
+        });
+        CHECK(bitwise_equal(got[0], want));
+      }
     }
-  }
+  });
+}
+
+// Elements [1, n + 1) of a longer tensor: at no address where two can be accessed at once.
+Tensor all_but_first(const Tensor& longer) {
+  return longer.slice(0, 1, longer.dim(0));
+}
+
+TEST_CASE("fill, axpby, cast: slices at any address", "[elementwise]") {
+  for_each_backend([] {
+    constexpr std::int64_t n = 5001;
+    for (const DType x_type : kFloats) {
+      const Tensor x = all_but_first(random({n + 1}, 1, 3, x_type));
+      for (const DType y_type : kFloats) {
+        CAPTURE(static_cast<int>(x_type), static_cast<int>(y_type));
+        const Output y({n + 1}, y_type);
+        const Tensor part = all_but_first(y), want = empty({n}, y_type);
+        tested_kernels().cast({.x = x, .y = part}, cpu_stream());
+        reference_kernels().cast({.x = x, .y = want}, {});
+        CHECK(bitwise_equal(part, want));
+        CHECK(std::isnan(values(y)[0]));
+        CHECK(y.intact());
+        const auto is_wide = [](DType t) { return t == DType::kF16 || t == DType::kF64; };
+        if (y_type != DType::kF16) {
+          tested_kernels().fill({.y = part, .value = 2}, cpu_stream());
+          CHECK(max_distance(part, full({n}, 2)) == 0);
+          CHECK(std::isnan(values(y)[0]));
+        }
+        if (is_wide(x_type) || is_wide(y_type)) continue;
+        tested_kernels().axpby({.x = x, .y = part, .a = 4, .b = 1}, cpu_stream());
+        reference_kernels().fill({.y = want, .value = 2}, {});
+        reference_kernels().axpby({.x = x, .y = want, .a = 4, .b = 1}, {});
+        CHECK(bitwise_equal(part, want));  // 4 x is exact: one rounding
+        CHECK(std::isnan(values(y)[0]));
+        CHECK(y.intact());
+      }
+    }
+  });
 }
 
 TEST_CASE("axpby: within rounding of the reference, contiguous or by rows", "[elementwise]") {
   struct Case {
     std::int64_t rows, C, x_pad, y_pad;
   };
-  for_each_isa([] {
+  for_each_backend([] {
     for (const Case& c : std::vector<Case>{{1, 1, 0, 0},
                                            {3, 17, 0, 0},
                                            {5, 33, 3, 0},
                                            {400, 101, 2, 5},
                                            {2, 20000, 0, 0},
+                                           {70, 264, 8, 0},
+                                           {70, 264, 8, 24},
                                            {0, 4, 0, 0}}) {
       for (const DType x_type : {DType::kF32, DType::kBF16}) {
         for (const DType y_type : {DType::kF32, DType::kBF16}) {
@@ -53,7 +93,7 @@ TEST_CASE("axpby: within rounding of the reference, contiguous or by rows", "[el
               // With b = 0 the NaNs of a fresh output must not be read.
               std::vector<Output> out{b == 0 ? Output(shape, y_type, {0, c.y_pad})
                                              : Output::holding(y0, {0, c.y_pad})};
-              cpu_kernels().axpby({.x = x, .y = out[0], .a = 1.7f, .b = b}, stream);
+              tested_kernels().axpby({.x = x, .y = out[0], .a = 1.7f, .b = b}, stream);
               return out;
             });
             const double bound = y_type == DType::kF32 ? 3 * kEps : 0x1p-8 + 3 * kEps;
@@ -75,7 +115,7 @@ TEST_CASE("axpby: the reference leaves gaps alone and skips y when b is 0", "[el
 }
 
 TEST_CASE("cast: every pair of types exactly as the reference", "[elementwise]") {
-  for_each_isa([] {
+  for_each_backend([] {
     for (const DType from : kFloats) {
       for (const DType to : kFloats) {
         for (const std::int64_t n : {0, 1, 15, 33, 40001}) {
@@ -85,7 +125,7 @@ TEST_CASE("cast: every pair of types exactly as the reference", "[elementwise]")
           reference_kernels().cast({.x = x, .y = want}, {});
           const auto got = same_for_any_threads([&](const Stream& stream) {
             std::vector<Output> out{Output({n}, to)};
-            cpu_kernels().cast({.x = x, .y = out[0]}, stream);
+            tested_kernels().cast({.x = x, .y = out[0]}, stream);
             return out;
           });
           CHECK(bitwise_equal(got[0], want));
@@ -104,8 +144,8 @@ TEST_CASE("cast: ties to even, specials, and one rounding only", "[elementwise]"
                          static_cast<double>(NAN), 0.0, -0x1p-140}) {
     x.f64()[i++] = v;
   }
-  for_each_isa([&] {
-    for (const auto* table : {&cpu_kernels(), &reference_kernels()}) {
+  for_each_backend([&] {
+    for (const auto* table : {&tested_kernels(), &reference_kernels()}) {
       table->cast({.x = x, .y = y}, cpu_stream());
       const std::vector<double> v = values(y);
       CHECK(v[0] == 1);
@@ -119,16 +159,50 @@ TEST_CASE("cast: ties to even, specials, and one rounding only", "[elementwise]"
       CHECK(std::signbit(v[7]));
     }
     const Tensor nans = full({40}, static_cast<double>(NAN)), narrow = empty({40}, DType::kBF16);
-    cpu_kernels().cast({.x = nans, .y = narrow}, cpu_stream());
+    tested_kernels().cast({.x = nans, .y = narrow}, cpu_stream());
     for (const double v : values(narrow)) CHECK(std::isnan(v));
+  });
+}
+
+TEST_CASE("cast: the ends of every type's range", "[elementwise]") {
+  // Around the smallest and the largest number of each type, normal and denormal, and half way.
+  std::vector<double> numbers{0,           1,       1 + 0x1p-8, 1 + 0x1p-11, 1 + 3 * 0x1p-11,
+                              1 + 0x1p-24, INFINITY};
+  for (const double edge : {0x1p-24, 0x1p-25, 0x1p-14, 65504.0, 65520.0, 65536.0, 0x1p-126,
+                            0x1p-133, 0x1p-134, 0x1p-149, 0x1p-150, 0x1.fep127, 0x1.ffp127,
+                            0x1.fffffep127, 0x1.ffffffp127, 0x1p128, 0x1p-1022}) {
+    for (const double factor : {1.0, 1 - 0x1p-53, 1 + 0x1p-52, 1 - 0x1p-20, 1 + 0x1p-20}) {
+      numbers.push_back(edge * factor);
+    }
+  }
+  const auto n = static_cast<std::int64_t>(numbers.size());
+  const Tensor both_signs = empty({2 * n}, DType::kF64);
+  for (std::int64_t i = 0; i < n; ++i) {
+    both_signs.f64()[2 * i] = numbers[static_cast<std::size_t>(i)];
+    both_signs.f64()[2 * i + 1] = -numbers[static_cast<std::size_t>(i)];
+  }
+  for_each_backend([&] {
+    for (const DType from : kFloats) {
+      const Tensor x = empty({2 * n}, from);
+      reference_kernels().cast({.x = both_signs, .y = x}, {});
+      for (const DType to : kFloats) {
+        CAPTURE(static_cast<int>(from), static_cast<int>(to));
+        const Tensor want = empty({2 * n}, to), got = empty({2 * n}, to);
+        reference_kernels().cast({.x = x, .y = want}, {});
+        tested_kernels().cast({.x = x, .y = got}, cpu_stream());
+        CHECK(bitwise_equal(got, want));
+      }
+    }
   });
 }
 
 TEST_CASE("fill, axpby, cast: other types are refused", "[elementwise]") {
   const Tensor i32 = empty({4}, DType::kI32), f32 = full({4}, 1), f64 = empty({4}, DType::kF64);
-  CHECK_THROWS_AS(cpu_kernels().fill({.y = i32}, cpu_stream()), Error);
-  CHECK_THROWS_AS(cpu_kernels().axpby({.x = f64, .y = f32}, cpu_stream()), Error);
-  CHECK_THROWS_AS(cpu_kernels().cast({.x = i32, .y = f32}, cpu_stream()), Error);
+  for_each_backend([&] {
+    CHECK_THROWS_AS(tested_kernels().fill({.y = i32}, cpu_stream()), Error);
+    CHECK_THROWS_AS(tested_kernels().axpby({.x = f64, .y = f32}, cpu_stream()), Error);
+    CHECK_THROWS_AS(tested_kernels().cast({.x = i32, .y = f32}, cpu_stream()), Error);
+  });
 }
 
 }  // namespace

@@ -1,11 +1,10 @@
 #include "dsv/kernels/flow_mix.h"
 
-#include "kernels/support/cpu_checks.h"
+#include "kernels/support/checks.h"
 
 namespace dsv::test {
 namespace {
 
-using kernels::cpu_kernels;
 using kernels::reference_kernels;
 
 TEST_CASE("flow_mix: by hand", "[flow_mix]") {
@@ -22,8 +21,9 @@ TEST_CASE("flow_mix: within rounding of the reference, apart or in place", "[flo
   struct Case {
     std::int64_t B, N;
   };
-  for_each_isa([] {
-    for (const Case& c : std::vector<Case>{{1, 1}, {3, 17}, {2, 40003}, {0, 3}, {2, 0}}) {
+  for_each_backend([] {
+    for (const Case& c :
+         std::vector<Case>{{1, 1}, {3, 17}, {2, 40003}, {3, 20480}, {1, 10007}, {0, 3}, {2, 0}}) {
       for (const float sign : {1.0f, -1.0f}) {
         CAPTURE(c.B, c.N, sign);
         const Shape shape{c.B, c.N};
@@ -40,20 +40,20 @@ TEST_CASE("flow_mix: within rounding of the reference, apart or in place", "[flo
         const auto got = same_for_any_threads([&](const Stream& stream) {
           std::vector<Output> out{Output(shape), Output(shape), Output::holding(x0),
                                   Output::holding(noise)};
-          cpu_kernels().flow_mix({.x0 = x0,
-                                  .noise = noise,
-                                  .sigma = sigma,
-                                  .x_t = out[0],
-                                  .target = out[1],
-                                  .target_sign = sign},
-                                 stream);
-          cpu_kernels().flow_mix({.x0 = out[2],
-                                  .noise = out[3],
-                                  .sigma = sigma,
-                                  .x_t = out[2],
-                                  .target = out[3],
-                                  .target_sign = sign},
-                                 stream);
+          tested_kernels().flow_mix({.x0 = x0,
+                                     .noise = noise,
+                                     .sigma = sigma,
+                                     .x_t = out[0],
+                                     .target = out[1],
+                                     .target_sign = sign},
+                                    stream);
+          tested_kernels().flow_mix({.x0 = out[2],
+                                     .noise = out[3],
+                                     .sigma = sigma,
+                                     .x_t = out[2],
+                                     .target = out[3],
+                                     .target_sign = sign},
+                                    stream);
           return out;
         });
         CHECK(row_error(got[0], x_t) <= 3 * kEps);
@@ -68,8 +68,8 @@ TEST_CASE("flow_mix: within rounding of the reference, apart or in place", "[flo
 TEST_CASE("flow_mix: bf16 is refused", "[flow_mix]") {
   const Tensor x = full({1, 4}, 1, DType::kBF16), sigma = full({1}, 0.5);
   check_refuses_bf16([&] {
-    cpu_kernels().flow_mix({.x0 = x, .noise = x, .sigma = sigma, .x_t = x, .target = x},
-                           cpu_stream());
+    tested_kernels().flow_mix({.x0 = x, .noise = x, .sigma = sigma, .x_t = x, .target = x},
+                              cpu_stream());
   });
 }
 

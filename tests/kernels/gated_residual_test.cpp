@@ -1,13 +1,17 @@
 #include "dsv/kernels/gated_residual.h"
 
-#include "kernels/support/cpu_checks.h"
+#include "kernels/support/checks.h"
 
 namespace dsv::test {
 namespace {
 
-using kernels::cpu_kernels;
 using kernels::GatedResidualBackward;
 using kernels::reference_kernels;
+
+// What storing a value costs, relative to it: half the distance of two bf16 numbers next to 1.
+constexpr double rounding_of(DType dtype) {
+  return dtype == DType::kBF16 ? 0x1p-8 : 0;
+}
 
 struct Case {
   std::int64_t B, S, C;
@@ -29,53 +33,90 @@ TEST_CASE("gated_residual: by hand", "[gated_residual]") {
   CHECK(y.f32()[0] == 4);
 }
 
-TEST_CASE("gated_residual: both ways within rounding of the reference", "[gated_residual]") {
-  for_each_isa([] {
-    for (const Case& c : kCases) {
-      CAPTURE(c.B, c.S, c.C, c.gated, c.scale);
-      const Shape shape{c.B, c.S, c.C};
-      const Tensor x = random(shape, 1, c.scale), h = random(shape, 2, c.scale),
-                   dy = random(shape, 3, c.scale);
-      const Tensor gate = c.gated ? random({c.B, c.C}, 4, 1, DType::kF32, {0, 7}) : Tensor();
-      const Tensor gate64 = converted(gate, DType::kF64);
-      const Tensor y = empty(shape, DType::kF64), dh = empty(shape, DType::kF64);
-      reference_kernels().gated_residual_forward(
-          {.x = to_f64(x), .h = to_f64(h), .gate = gate64, .y = y}, {});
-      GatedResidualBackward want{.h = to_f64(h), .gate = gate64, .dy = to_f64(dy), .dh = dh};
-      if (c.gated) want.dgate = empty({c.B, c.C}, DType::kF64);
-      reference_kernels().gated_residual_backward(want, {});
-      const auto got = same_for_any_threads([&](const Stream& stream) {
-        std::vector<Output> out{Output(shape), Output(shape)};
-        cpu_kernels().gated_residual_forward({.x = x, .h = h, .gate = gate, .y = out[0]}, stream);
-        GatedResidualBackward args{.h = h, .gate = gate, .dy = dy, .dh = out[1]};
-        if (c.gated) {
-          out.push_back(Output({c.B, c.C}, DType::kF32, {0, 3}));
-          args.dgate = out.back();
-        }
-        cpu_kernels().gated_residual_backward(args, stream);
-        return out;
-      });
-      CHECK(row_error(got[0], y) <= 3 * kEps);
-      CHECK(row_error(got[1], dh) <= kEps);
-      if (!c.gated) {
-        CHECK(bitwise_equal(got[1], dy));
-        continue;
-      }
-      const double terms = static_cast<double>(c.S) * max_abs(dy) * max_abs(h);
-      CHECK(max_distance(got[2], want.dgate) <= kEps * terms);
+// `stream_dtype` of x, y, and dy, `branch_dtype` of h and dh.
+void check_both_ways(const Case& c, DType stream_dtype, DType branch_dtype) {
+  CAPTURE(c.B, c.S, c.C, c.gated, c.scale, to_string(stream_dtype), to_string(branch_dtype));
+  const Shape shape{c.B, c.S, c.C};
+  const Tensor x = random(shape, 1, c.scale, stream_dtype),
+               h = random(shape, 2, c.scale, branch_dtype),
+               dy = random(shape, 3, c.scale, stream_dtype);
+  const Tensor gate = c.gated ? random({c.B, c.C}, 4, 1, DType::kF32, {0, 7}) : Tensor();
+  const Tensor gate64 = converted(gate, DType::kF64);
+  const Tensor y = empty(shape, DType::kF64), dh = empty(shape, DType::kF64);
+  reference_kernels().gated_residual_forward(
+      {.x = to_f64(x), .h = to_f64(h), .gate = gate64, .y = y}, {});
+  GatedResidualBackward want{.h = to_f64(h), .gate = gate64, .dy = to_f64(dy), .dh = dh};
+  if (c.gated) want.dgate = empty({c.B, c.C}, DType::kF64);
+  reference_kernels().gated_residual_backward(want, {});
+  const auto got = same_for_any_threads([&](const Stream& stream) {
+    std::vector<Output> out{Output(shape, stream_dtype), Output(shape, branch_dtype)};
+    tested_kernels().gated_residual_forward({.x = x, .h = h, .gate = gate, .y = out[0]}, stream);
+    GatedResidualBackward args{.h = h, .gate = gate, .dy = dy, .dh = out[1]};
+    if (c.gated) {
+      out.push_back(Output({c.B, c.C}, DType::kF32, {0, 3}));
+      args.dgate = out.back();
+    }
+    tested_kernels().gated_residual_backward(args, stream);
+    return out;
+  });
+  CHECK(row_error(got[0], y) <= 3 * kEps + rounding_of(stream_dtype));
+  CHECK(row_error(got[1], dh) <= kEps + rounding_of(branch_dtype));
+  if (!c.gated) {
+    if (stream_dtype == branch_dtype) CHECK(bitwise_equal(got[1], dy));
+    return;
+  }
+  const double terms = static_cast<double>(c.S) * max_abs(dy) * max_abs(h);
+  CHECK(max_distance(got[2], want.dgate) <= kEps * terms);
 
-      // Without dgate, h is not needed and dh stays the same.
-      const Output alone(shape);
-      cpu_kernels().gated_residual_backward({.gate = gate, .dy = dy, .dh = alone}, cpu_stream(2));
-      CHECK(bitwise_equal(alone, got[1]));
+  // Without dgate, h is not needed and dh stays the same.
+  const Output alone(shape, branch_dtype);
+  tested_kernels().gated_residual_backward({.gate = gate, .dy = dy, .dh = alone}, cpu_stream(2));
+  CHECK(bitwise_equal(alone, got[1]));
+}
+
+TEST_CASE("gated_residual: both ways within rounding of the reference", "[gated_residual]") {
+  for_each_backend([] {
+    for (const Case& c : kCases) check_both_ways(c, DType::kF32, DType::kF32);
+  });
+}
+
+TEST_CASE("gated_residual: both ways in bf16 on the GPU", "[gated_residual][gpu]") {
+  DSV_NEEDS_GPU();
+  // One and several blocks of columns; columns that are no packs; runs of rows and a rest.
+  const std::vector<Case> cases{
+      {1, 1, 1, true},        {2, 0, 8, true},          {0, 3, 8, true},     {2, 2101, 16, true, 8},
+      {1, 4100, 9, true, 32}, {2, 13, 1536, true, 128}, {2, 7, 5120, false}, {1, 13, 2056, true},
+      {1, 9001, 8, true},     {2, 131, 36, true}};
+  on_gpu([&] {
+    for (const Case& c : cases) {
+      for (const DType stream : {DType::kF32, DType::kBF16}) {
+        for (const DType branch : {DType::kF32, DType::kBF16}) check_both_ways(c, stream, branch);
+      }
+    }
+  });
+}
+
+TEST_CASE("gated_residual: y over x in bf16 on the GPU", "[gated_residual][gpu]") {
+  DSV_NEEDS_GPU();
+  on_gpu([] {
+    for (const Case& c : {Case{2, 3001, 16, true}, Case{2, 9, 21, true}, Case{1, 9, 64, false}}) {
+      CAPTURE(c.B, c.S, c.C);
+      const Shape shape{c.B, c.S, c.C};
+      const Tensor x = random(shape, 1, 1, DType::kBF16), h = random(shape, 2, 1, DType::kBF16),
+                   gate = c.gated ? random({c.B, c.C}, 3) : Tensor();
+      const Tensor y = empty(shape, DType::kBF16), in_place = converted(x, DType::kBF16);
+      tested_kernels().gated_residual_forward({.x = x, .h = h, .gate = gate, .y = y}, {});
+      tested_kernels().gated_residual_forward({.x = in_place, .h = h, .gate = gate, .y = in_place},
+                                              {});
+      CHECK(bitwise_equal(in_place, y));
     }
   });
 }
 
 TEST_CASE("gated_residual: y may be x", "[gated_residual]") {
-  for_each_isa([] {
+  for_each_backend([] {
     const Tensor x = random({2, 9, 21}, 1), h = random({2, 9, 21}, 2), gate = random({2, 21}, 3);
-    for (const auto* table : {&cpu_kernels(), &reference_kernels()}) {
+    for (const auto* table : {&tested_kernels(), &reference_kernels()}) {
       const Tensor y = empty({2, 9, 21}), in_place = converted(x, DType::kF32);
       table->gated_residual_forward({.x = x, .h = h, .gate = gate, .y = y}, cpu_stream());
       table->gated_residual_forward({.x = in_place, .h = h, .gate = gate, .y = in_place},
@@ -105,7 +146,7 @@ TEST_CASE("gated_residual: the reference's gradients are those of finite differe
 TEST_CASE("gated_residual: bf16 is refused", "[gated_residual]") {
   const Tensor x = full({1, 1, 4}, 1, DType::kBF16);
   check_refuses_bf16(
-      [&] { cpu_kernels().gated_residual_forward({.x = x, .h = x, .y = x}, cpu_stream()); });
+      [&] { tested_kernels().gated_residual_forward({.x = x, .h = x, .y = x}, cpu_stream()); });
 }
 
 }  // namespace

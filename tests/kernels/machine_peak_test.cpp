@@ -2,7 +2,7 @@
 
 #include <chrono>
 
-#include "kernels/support/cpu_checks.h"
+#include "kernels/support/checks.h"
 
 namespace dsv::test {
 namespace {

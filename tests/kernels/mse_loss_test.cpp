@@ -1,11 +1,10 @@
 #include "dsv/kernels/mse_loss.h"
 
-#include "kernels/support/cpu_checks.h"
+#include "kernels/support/checks.h"
 
 namespace dsv::test {
 namespace {
 
-using kernels::cpu_kernels;
 using kernels::MseLossForward;
 using kernels::reference_kernels;
 
@@ -31,7 +30,7 @@ TEST_CASE("mse_loss: both ways within rounding of the reference", "[mse_loss]") 
     bool weighted;
     double scale;
   };
-  for_each_isa([] {
+  for_each_backend([] {
     for (const Case& c : std::vector<Case>{{1, 1, 0, false, 1},
                                            {3, 5, 2, true, 8},
                                            {2, 16385, 1, true, 32},
@@ -54,9 +53,9 @@ TEST_CASE("mse_loss: both ways within rounding of the reference", "[mse_loss]") 
                                             {});
       const auto got = same_for_any_threads([&](const Stream& stream) {
         std::vector<Output> out{Output({c.B}), Output(shape, DType::kF32, {0, 3 * c.pad})};
-        cpu_kernels().mse_loss_forward(
+        tested_kernels().mse_loss_forward(
             {.pred = pred, .target = target, .weight = weight, .loss = out[0]}, stream);
-        cpu_kernels().mse_loss_backward(
+        tested_kernels().mse_loss_backward(
             {.pred = pred, .target = target, .weight = weight, .dpred = out[1], .grad_scale = 0.3f},
             stream);
         return out;
@@ -67,6 +66,41 @@ TEST_CASE("mse_loss: both ways within rounding of the reference", "[mse_loss]") 
       }
       CHECK(row_error(got[1], dpred) <= 3 * kEps);
     }
+  });
+}
+
+TEST_CASE("mse_loss: the sum depends on the size alone on the GPU", "[mse_loss][gpu]") {
+  DSV_NEEDS_GPU();
+  on_gpu([] {
+    // Rows that are aligned to 16 bytes, and the same rows where they are not.
+    const std::int64_t B = 3, N = 150000;
+    std::vector<std::vector<Output>> got;
+    for (const std::int64_t pad : {0, 1}) {
+      const Tensor pred = random({B, N}, 1, 8, DType::kF32, {0, pad}),
+                   target = random({B, N}, 2, 8, DType::kF32, {0, 3 * pad}),
+                   weight = random({B}, 3);
+      const Tensor loss = empty({B}, DType::kF64), dpred = empty({B, N}, DType::kF64);
+      reference_kernels().mse_loss_forward(
+          {.pred = pred, .target = target, .weight = weight, .loss = loss}, {});
+      reference_kernels().mse_loss_backward(
+          {.pred = pred, .target = target, .weight = weight, .dpred = dpred, .grad_scale = 2}, {});
+      got.push_back(same_for_any_threads([&](const Stream& stream) {
+        std::vector<Output> out{Output({B}), Output({B, N}, DType::kF32, {0, 2 * pad})};
+        tested_kernels().mse_loss_forward(
+            {.pred = pred, .target = target, .weight = weight, .loss = out[0]}, stream);
+        tested_kernels().mse_loss_backward(
+            {.pred = pred, .target = target, .weight = weight, .dpred = out[1], .grad_scale = 2},
+            stream);
+        return out;
+      }));
+      const std::vector<double> g = values(got.back()[0]), w = values(loss);
+      for (std::size_t b = 0; b < g.size(); ++b) {
+        CHECK(std::fabs(g[b] - w[b]) <= kEps * std::fabs(w[b]));
+      }
+      CHECK(row_error(got.back()[1], dpred) <= 3 * kEps);
+    }
+    CHECK(bitwise_equal(got[0][0], got[1][0]));
+    CHECK(bitwise_equal(got[0][1], got[1][1]));
   });
 }
 
@@ -88,7 +122,7 @@ TEST_CASE("mse_loss: the reference's gradient is that of finite differences", "[
 TEST_CASE("mse_loss: bf16 is refused", "[mse_loss]") {
   const Tensor x = full({1, 4}, 1, DType::kBF16), loss = empty({1});
   check_refuses_bf16([&] {
-    cpu_kernels().mse_loss_forward({.pred = x, .target = x, .loss = loss}, cpu_stream());
+    tested_kernels().mse_loss_forward({.pred = x, .target = x, .loss = loss}, cpu_stream());
   });
 }
 

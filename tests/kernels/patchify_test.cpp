@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <numeric>
 
-#include "kernels/support/cpu_checks.h"
+#include "kernels/support/checks.h"
 
 namespace dsv::test {
 namespace {
 
-using kernels::cpu_kernels;
 using kernels::Patchify;
 using kernels::reference_kernels;
 
@@ -19,10 +18,10 @@ struct Case {
   std::int64_t num_features() const { return C * patch[0] * patch[1] * patch[2]; }
 };
 
-const std::vector<Case> kCases{{1, 1, 1, 1, 1, {1, 1, 1}},   {2, 3, 2, 4, 6, {1, 2, 2}},
-                               {1, 2, 4, 6, 8, {2, 2, 4}},   {2, 5, 3, 2, 9, {3, 1, 3}},
-                               {2, 4, 5, 12, 68, {1, 2, 2}}, {1, 16, 3, 10, 140, {1, 1, 2}},
-                               {0, 4, 1, 2, 2, {1, 2, 2}}};
+const std::vector<Case> kCases{
+    {1, 1, 1, 1, 1, {1, 1, 1}},   {2, 3, 2, 4, 6, {1, 2, 2}},   {1, 2, 4, 6, 8, {2, 2, 4}},
+    {2, 5, 3, 2, 9, {3, 1, 3}},   {2, 4, 5, 12, 68, {1, 2, 2}}, {1, 16, 3, 10, 140, {1, 1, 2}},
+    {2, 50, 2, 6, 10, {1, 2, 2}}, {1, 3, 2, 2, 15, {1, 2, 5}},  {0, 4, 1, 2, 2, {1, 2, 2}}};
 
 // A permutation of n tokens, in a fixed order that follows no axis.
 Tensor permutation(std::int64_t n) {
@@ -57,39 +56,80 @@ TEST_CASE("patchify: a 2x4 frame of two channels in two 2x2 patches", "[patchify
 }
 
 TEST_CASE("patchify: both ways exactly as the reference, and back to the video", "[patchify]") {
-  for (const Case& c : kCases) {
-    for (const bool channels_last : {false, true}) {
-      for (const bool permuted : {false, true}) {
-        CAPTURE(c.B, c.C, c.T, c.H, c.W, channels_last, permuted);
-        const Shape shape{c.B, c.C, c.T, c.H, c.W};
-        const Shape token_shape{c.B, c.num_tokens(), c.num_features()};
-        // The stride of B alone may be larger than the sample: select every other sample.
-        const Tensor twice = random({c.B, 2 * c.C, c.T, c.H, c.W}, 1);
-        const Tensor video = twice.slice(1, 0, c.C);
-        Patchify args{.video = video, .patch = c.patch, .channels_last = channels_last};
-        if (permuted) args.token_order = permutation(c.num_tokens());
-        const Tensor want = empty(token_shape);
-        args.tokens = want;
-        reference_kernels().patchify(args, {});
-        const auto got = same_for_any_threads([&](const Stream& stream) {
-          std::vector<Output> out{Output(token_shape), Output(shape, DType::kF32, {0, 3})};
-          Patchify there = args, back = args;
-          there.tokens = out[0];
-          cpu_kernels().patchify(there, stream);
-          back.tokens = out[0];
-          back.video = out[1];
-          cpu_kernels().unpatchify(back, stream);
-          return out;
-        });
-        CHECK(bitwise_equal(got[0], want));
-        CHECK(bitwise_equal(got[1], video));
-        const Output back(shape);
-        args.video = back;
-        reference_kernels().unpatchify(args, {});
-        CHECK(bitwise_equal(back, video));
+  const auto check_all = [] {
+    for (const Case& c : kCases) {
+      for (const bool channels_last : {false, true}) {
+        for (const bool permuted : {false, true}) {
+          CAPTURE(c.B, c.C, c.T, c.H, c.W, channels_last, permuted);
+          const Shape shape{c.B, c.C, c.T, c.H, c.W};
+          const Shape token_shape{c.B, c.num_tokens(), c.num_features()};
+          // The stride of B alone may be larger than the sample: select every other sample.
+          const Tensor twice = random({c.B, 2 * c.C, c.T, c.H, c.W}, 1);
+          const Tensor video = twice.slice(1, 0, c.C);
+          Patchify args{.video = video, .patch = c.patch, .channels_last = channels_last};
+          if (permuted) args.token_order = permutation(c.num_tokens());
+          const Tensor want = empty(token_shape);
+          args.tokens = want;
+          reference_kernels().patchify(args, {});
+          const auto got = same_for_any_threads([&](const Stream& stream) {
+            std::vector<Output> out{Output(token_shape), Output(shape, DType::kF32, {0, 3})};
+            Patchify there = args, back = args;
+            there.tokens = out[0];
+            tested_kernels().patchify(there, stream);
+            back.tokens = out[0];
+            back.video = out[1];
+            tested_kernels().unpatchify(back, stream);
+            return out;
+          });
+          CHECK(bitwise_equal(got[0], want));
+          CHECK(bitwise_equal(got[1], video));
+          const Output back(shape);
+          args.video = back;
+          reference_kernels().unpatchify(args, {});
+          CHECK(bitwise_equal(back, video));
+        }
       }
     }
-  }
+  };
+  on_gpu(check_all);
+  check_all();  // one code for every instruction set of the processor
+}
+
+TEST_CASE("patchify: bf16 tokens on the GPU", "[patchify][gpu]") {
+  DSV_NEEDS_GPU();
+  on_gpu([] {
+    for (const Case& c : kCases) {
+      for (const bool channels_last : {false, true}) {
+        for (const bool permuted : {false, true}) {
+          CAPTURE(c.B, c.C, c.T, c.H, c.W, channels_last, permuted);
+          const Shape shape{c.B, c.C, c.T, c.H, c.W};
+          const Shape token_shape{c.B, c.num_tokens(), c.num_features()};
+          const Tensor video = random({c.B, c.C + 1, c.T, c.H, c.W}, 1, 8).slice(1, 0, c.C);
+          Patchify args{.video = video, .patch = c.patch, .channels_last = channels_last};
+          if (permuted) args.token_order = permutation(c.num_tokens());
+          const Tensor want = empty(token_shape, DType::kBF16), want_back = empty(shape);
+          args.tokens = want;
+          reference_kernels().patchify(args, {});
+          args.video = want_back;
+          reference_kernels().unpatchify(args, {});
+          const auto got = same_for_any_threads([&](const Stream& stream) {
+            std::vector<Output> out{Output(token_shape, DType::kBF16),
+                                    Output(shape, DType::kF32, {0, 3})};
+            Patchify there = args, back = args;
+            there.video = video;
+            there.tokens = out[0];
+            tested_kernels().patchify(there, stream);
+            back.tokens = out[0];
+            back.video = out[1];
+            tested_kernels().unpatchify(back, stream);
+            return out;
+          });
+          CHECK(bitwise_equal(got[0], want));
+          CHECK(bitwise_equal(got[1], want_back));
+        }
+      }
+    }
+  });
 }
 
 TEST_CASE("patchify: each way is the other's gradient", "[patchify]") {
@@ -109,7 +149,7 @@ TEST_CASE("patchify: each way is the other's gradient", "[patchify]") {
 TEST_CASE("patchify: bf16 tokens are refused", "[patchify]") {
   const Tensor video = full({1, 1, 1, 2, 2}, 1), tokens = full({1, 1, 4}, 1, DType::kBF16);
   check_refuses_bf16(
-      [&] { cpu_kernels().patchify({.video = video, .tokens = tokens}, cpu_stream()); });
+      [&] { tested_kernels().patchify({.video = video, .tokens = tokens}, cpu_stream()); });
 }
 
 }  // namespace

@@ -1,11 +1,10 @@
 #include "dsv/kernels/random_fill.h"
 
-#include "kernels/support/cpu_checks.h"
+#include "kernels/support/checks.h"
 
 namespace dsv::test {
 namespace {
 
-using kernels::cpu_kernels;
 using kernels::RandomFill;
 using kernels::RandomKind;
 using kernels::reference_kernels;
@@ -14,17 +13,19 @@ const PhiloxKey kKey{.seed = 5, .purpose = RngPurpose::kNoise, .step = 3, .sampl
 
 TEST_CASE("random_fill: element e is the number philox.h defines", "[random_fill]") {
   const Tensor normal = empty({7}), uniform = empty({7});
-  for (const auto* table : {&cpu_kernels(), &reference_kernels()}) {
-    table->random_fill({.y = normal, .key = kKey, .first_element = 2, .mean = 1, .std = 3},
-                       cpu_stream());
-    table->random_fill(
-        {.y = uniform, .key = kKey, .kind = RandomKind::kUniform, .first_element = 2},
-        cpu_stream());
-    for (std::uint64_t e = 0; e < 7; ++e) {
-      CHECK(normal.f32()[e] == static_cast<float>(1 + 3 * philox_normal(kKey, e + 2)));
-      CHECK(static_cast<double>(uniform.f32()[e]) == philox_uniform(kKey, e + 2));
+  for_each_backend([&] {
+    for (const auto* table : {&tested_kernels(), &reference_kernels()}) {
+      table->random_fill({.y = normal, .key = kKey, .first_element = 2, .mean = 1, .std = 3},
+                         cpu_stream());
+      table->random_fill(
+          {.y = uniform, .key = kKey, .kind = RandomKind::kUniform, .first_element = 2},
+          cpu_stream());
+      for (std::uint64_t e = 0; e < 7; ++e) {
+        CHECK(normal.f32()[e] == static_cast<float>(1 + 3 * philox_normal(kKey, e + 2)));
+        CHECK(static_cast<double>(uniform.f32()[e]) == philox_uniform(kKey, e + 2));
+      }
     }
-  }
+  });
 }
 
 TEST_CASE("random_fill: a uniform number is never 0 or 1, and exact in f32", "[random_fill]") {
@@ -64,7 +65,7 @@ TEST_CASE("random_fill: the same numbers on every machine", "[random_fill]") {
 }
 
 TEST_CASE("random_fill: bitwise the reference for any offset and threads", "[random_fill]") {
-  for_each_isa([] {
+  for_each_backend([] {
     for (const RandomKind kind : {RandomKind::kUniform, RandomKind::kNormal}) {
       for (const std::int64_t n : {0, 1, 2, 3, 5, 31, 64, 131, 20003}) {
         for (const std::uint64_t first : {0ull, 1ull, 6ull, (1ull << 34) + 3}) {
@@ -75,7 +76,7 @@ TEST_CASE("random_fill: bitwise the reference for any offset and threads", "[ran
             std::vector<Output> out{Output({n})};
             RandomFill call = args;
             call.y = out[0];
-            cpu_kernels().random_fill(call, stream);
+            tested_kernels().random_fill(call, stream);
             return out;
           });
           const Tensor want = empty({n});
@@ -91,12 +92,12 @@ TEST_CASE("random_fill: bitwise the reference for any offset and threads", "[ran
 TEST_CASE("random_fill: bitwise the reference in f64 too", "[random_fill]") {
   // Rounding to f32 hides all but one in 10^8 differences of the last bit of a double. With the
   // mean at minus a number's own f32 value, what is left of it are its lower bits.
-  for_each_isa([] {
+  for_each_backend([] {
     int wrong = 0;
     for (std::uint64_t e = 0; e < 512; ++e) {
       const auto mean = static_cast<float>(-philox_normal(kKey, e));
       const Tensor got = empty({512}), want = empty({512});
-      cpu_kernels().random_fill({.y = got, .key = kKey, .mean = mean}, cpu_stream());
+      tested_kernels().random_fill({.y = got, .key = kKey, .mean = mean}, cpu_stream());
       reference_kernels().random_fill({.y = want, .key = kKey, .mean = mean}, {});
       wrong += got.f32()[e] != want.f32()[e];
     }
@@ -106,9 +107,22 @@ TEST_CASE("random_fill: bitwise the reference in f64 too", "[random_fill]") {
 
 TEST_CASE("random_fill: a slice is filled as the whole is", "[random_fill]") {
   const Tensor whole = empty({1000}), part = empty({333});
-  cpu_kernels().random_fill({.y = whole, .key = kKey}, cpu_stream());
-  cpu_kernels().random_fill({.y = part, .key = kKey, .first_element = 417}, cpu_stream(2));
-  CHECK(bitwise_equal(part, whole.slice(0, 417, 750)));
+  for_each_backend([&] {
+    tested_kernels().random_fill({.y = whole, .key = kKey}, cpu_stream());
+    tested_kernels().random_fill({.y = part, .key = kKey, .first_element = 417}, cpu_stream(2));
+    CHECK(bitwise_equal(part, whole.slice(0, 417, 750)));
+    for (const std::int64_t begin : {0, 1, 2, 416, 417}) {  // in its place, at any address
+      CAPTURE(begin);
+      const Output rest({1000});
+      tested_kernels().random_fill({.y = rest.tensor().slice(0, begin, 999),
+                                    .key = kKey,
+                                    .first_element = static_cast<std::uint64_t>(begin)},
+                                   cpu_stream());
+      CHECK(bitwise_equal(rest.tensor().slice(0, begin, 999), whole.slice(0, begin, 999)));
+      CHECK((rest.intact() && std::isnan(rest.tensor().f32()[999])));
+      CHECK((begin == 0 || std::isnan(rest.tensor().f32()[begin - 1])));
+    }
+  });
 }
 
 TEST_CASE("random_fill: the numbers are distributed as they say", "[random_fill]") {
@@ -120,11 +134,11 @@ TEST_CASE("random_fill: the numbers are distributed as they say", "[random_fill]
     return sum / n;
   };
   // Bounds are five standard errors.
-  cpu_kernels().random_fill({.y = y, .key = kKey}, cpu_stream());
+  tested_kernels().random_fill({.y = y, .key = kKey}, cpu_stream());
   CHECK(std::fabs(moments(1)) <= 5 / std::sqrt(n));
   CHECK(std::fabs(moments(2) - 1) <= 5 * std::sqrt(2.0 / n));
   CHECK(std::fabs(moments(4) - 3) <= 5 * std::sqrt(96.0 / n));
-  cpu_kernels().random_fill({.y = y, .key = kKey, .kind = RandomKind::kUniform}, cpu_stream());
+  tested_kernels().random_fill({.y = y, .key = kKey, .kind = RandomKind::kUniform}, cpu_stream());
   CHECK(std::fabs(moments(1) - 0.5) <= 5 * std::sqrt(1.0 / 12 / n));
   CHECK(std::fabs(moments(2) - 1.0 / 3) <= 5 * std::sqrt(4.0 / 45 / n));
   for (std::int64_t e = 0; e < n; ++e) {
@@ -134,7 +148,7 @@ TEST_CASE("random_fill: the numbers are distributed as they say", "[random_fill]
 
 TEST_CASE("random_fill: bf16 is refused", "[random_fill]") {
   const Tensor y = full({4}, 1, DType::kBF16);
-  check_refuses_bf16([&] { cpu_kernels().random_fill({.y = y, .key = kKey}, cpu_stream()); });
+  check_refuses_bf16([&] { tested_kernels().random_fill({.y = y, .key = kKey}, cpu_stream()); });
 }
 
 }  // namespace

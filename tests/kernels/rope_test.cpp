@@ -1,11 +1,10 @@
 #include "dsv/kernels/rope.h"
 
-#include "kernels/support/cpu_checks.h"
+#include "kernels/support/checks.h"
 
 namespace dsv::test {
 namespace {
 
-using kernels::cpu_kernels;
 using kernels::reference_kernels;
 
 // cos and sin of random angles.
@@ -30,12 +29,44 @@ TEST_CASE("rope: a quarter turn", "[rope]") {
   CHECK(values(x) == std::vector<double>{1, 2});
 }
 
+// What storing a value costs, relative to it: half the distance of two bf16 numbers next to 1.
+constexpr double rounding_of(DType dtype) {
+  return dtype == DType::kBF16 ? 0x1p-8 : 0;
+}
+
+struct Case {
+  std::int64_t B, S, H, D;
+  Shape pad;  // of the storage the view is cut from
+  double scale = 1;
+};
+
+void check_rotation(const Case& c, bool inverse, DType dtype) {
+  CAPTURE(c.B, c.S, c.H, c.D, inverse, to_string(dtype));
+  const Shape shape{c.B, c.S, c.H, c.D};
+  const Tensor x = random(shape, 1, c.scale, dtype, c.pad);
+  const Angles angles(c.S, c.D / 2);
+  const Tensor y = empty(shape, DType::kF64);
+  reference_kernels().rope({.x = to_f64(x),
+                            .y = y,
+                            .cos = to_f64(angles.cos),
+                            .sin = to_f64(angles.sin),
+                            .inverse = inverse},
+                           {});
+  const auto got = same_for_any_threads([&](const Stream& stream) {
+    std::vector<Output> out{Output(shape, dtype, c.pad), Output::holding(x, c.pad)};
+    tested_kernels().rope(
+        {.x = x, .y = out[0], .cos = angles.cos, .sin = angles.sin, .inverse = inverse}, stream);
+    const Tensor in_place = out[1];
+    tested_kernels().rope(
+        {.x = in_place, .y = in_place, .cos = angles.cos, .sin = angles.sin, .inverse = inverse},
+        stream);
+    return out;
+  });
+  CHECK(row_error(got[0], y) <= 3 * kEps + rounding_of(dtype));
+  CHECK(bitwise_equal(got[1], got[0]));
+}
+
 TEST_CASE("rope: within rounding of the reference for any head size and strides", "[rope]") {
-  struct Case {
-    std::int64_t B, S, H, D;
-    Shape pad;  // of the storage the view is cut from
-    double scale = 1;
-  };
   const std::vector<Case> cases{{1, 1, 1, 2, {}},
                                 {2, 3, 2, 4, {}},
                                 {1, 5, 3, 6, {0, 0, 0, 2}},
@@ -47,36 +78,29 @@ TEST_CASE("rope: within rounding of the reference for any head size and strides"
                                 {2, 150, 2, 128, {}},
                                 {0, 3, 2, 8, {}},
                                 {2, 0, 2, 8, {}}};
-  for_each_isa([&] {
+  for_each_backend([&] {
+    for (const Case& c : cases) {
+      for (const bool inverse : {false, true}) check_rotation(c, inverse, DType::kF32);
+    }
+  });
+}
+
+TEST_CASE("rope: bf16 on the GPU", "[rope][gpu]") {
+  DSV_NEEDS_GPU();
+  // Heads in runs and a rest; heads that are packs, and (D, or a stride) that are not.
+  const std::vector<Case> cases{{1, 1, 1, 2, {}},
+                                {2, 0, 2, 8, {}},
+                                {2, 37, 12, 128, {}, 8},
+                                {1, 90, 5, 64, {0, 1, 2, 8}, 32},
+                                {2, 33, 7, 96, {1, 2, 1, 3}, 128},
+                                {1, 17, 3, 132, {}},
+                                {1, 5, 40, 128, {0, 0, 80}},
+                                {1, 9, 2, 6, {0, 0, 1, 1}},
+                                {1, 3, 1, 4096, {}}};
+  on_gpu([&] {
     for (const Case& c : cases) {
       for (const bool inverse : {false, true}) {
-        CAPTURE(c.B, c.S, c.H, c.D, inverse);
-        const Shape shape{c.B, c.S, c.H, c.D};
-        const Tensor x = random(shape, 1, c.scale, DType::kF32, c.pad);
-        const Angles angles(c.S, c.D / 2);
-        const Tensor y = empty(shape, DType::kF64);
-        reference_kernels().rope({.x = to_f64(x),
-                                  .y = y,
-                                  .cos = to_f64(angles.cos),
-                                  .sin = to_f64(angles.sin),
-                                  .inverse = inverse},
-                                 {});
-        const auto got = same_for_any_threads([&](const Stream& stream) {
-          std::vector<Output> out{Output(shape, DType::kF32, c.pad), Output::holding(x, c.pad)};
-          cpu_kernels().rope(
-              {.x = x, .y = out[0], .cos = angles.cos, .sin = angles.sin, .inverse = inverse},
-              stream);
-          const Tensor in_place = out[1];
-          cpu_kernels().rope({.x = in_place,
-                              .y = in_place,
-                              .cos = angles.cos,
-                              .sin = angles.sin,
-                              .inverse = inverse},
-                             stream);
-          return out;
-        });
-        CHECK(row_error(got[0], y) <= 3 * kEps);
-        CHECK(bitwise_equal(got[1], got[0]));
+        for (const DType dtype : {DType::kF32, DType::kBF16}) check_rotation(c, inverse, dtype);
       }
     }
   });
@@ -108,7 +132,7 @@ TEST_CASE("rope: there and back, and the inverse is the gradient", "[rope]") {
 TEST_CASE("rope: bf16 is refused", "[rope]") {
   const Tensor x = full({1, 1, 1, 4}, 1, DType::kBF16), table = full({1, 2}, 1);
   check_refuses_bf16(
-      [&] { cpu_kernels().rope({.x = x, .y = x, .cos = table, .sin = table}, cpu_stream()); });
+      [&] { tested_kernels().rope({.x = x, .y = x, .cos = table, .sin = table}, cpu_stream()); });
 }
 
 }  // namespace

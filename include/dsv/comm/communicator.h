@@ -1,5 +1,6 @@
 // Communicator: bytes between ranks. A group of one rank is a legal group, so callers never ask for
-// the world's size first. Backends: self, loopback (threads of one process), mpi.
+// the world's size first. Backends: self, loopback (threads of one process), mpi; each can carry
+// NCCL for tensors on a GPU.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +31,9 @@ struct CommStats {
   std::int64_t bytes_sent = 0;
   std::int64_t bytes_received = 0;
   std::int64_t num_calls = 0;
-  double seconds = 0;  // wall time inside collectives: what a step waits for
+  // Wall time inside collectives: what a step waits for. Of those on a device only the time that it
+  // takes to enqueue them: what they take there is seen with a StreamTimer.
+  double seconds = 0;
 };
 
 // The latest collective a rank entered on any group split from the same world: what a hang report
@@ -41,13 +44,18 @@ struct LastOp {
   std::int64_t seq = 0;    // number of the call on that group, from 1
   std::int64_t bytes = 0;  // of this rank's input
   bool running = false;    // entered and not yet left
+  bool queued = false;     // left, and enqueued on a device: it may still be waiting there
 };
-std::string to_string(const LastOp& op);  // "all_reduce call 17 of group cp (4096 bytes), running"
+// "all_reduce call 17 of group cp (4096 bytes), running"; or "done", or "queued on the device"
+std::string to_string(const LastOp& op);
 
 // Contract, the same for every backend (tests/comm/contract.h):
 // - Every rank of the group makes the same calls in the same order, also with zero rows.
-// - Calls block until this rank's part is complete and its buffers may be reused.
-// - Device buffers belong to the communicator's device. Tensors are defined and contiguous.
+// - Calls block until this rank's part is complete and its buffers may be reused. With tensors on a
+//   device they return when the work is enqueued: all this holds in the order of the stream, and
+//   barrier() says nothing about work on a device.
+// - Tensors are defined and contiguous, and those of one call lie on one device: the host, or the
+//   device that the communicator was made for.
 // - Inputs and outputs do not overlap, except that all_gather_v may find its input at its own place
 //   in the output.
 // - `layout` determinism: at a fixed size the same inputs give the same bits on every call and
@@ -59,7 +67,7 @@ std::string to_string(const LastOp& op);  // "all_reduce call 17 of group cp (40
 //   group stays usable.
 // - A peer that aborts or dies makes calls throw Error(kHang) or ends the process. A peer that is
 // stuck
-//   makes calls wait; Watchdog ends that.
+//   makes calls wait; Watchdog ends that. After a failure on a device every call throws.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -97,6 +105,10 @@ class Communicator {
   // process; loopback throws Error(exit_code) here and Error(kHang) in every peer's calls.
   [[noreturn]] virtual void abort(int exit_code) = 0;
 
+  // Throws Error(kHang) when a collective that was enqueued on a device has failed. For those who
+  // waited for the stream and act on the result before the next call, which would throw too.
+  virtual void throw_if_failed() const = 0;
+
   // All ranks of a group agree on it. Loopback starts checked, the others unchecked.
   virtual void set_checked(bool checked) = 0;
   virtual bool checked() const = 0;
@@ -115,6 +127,20 @@ std::unique_ptr<Communicator> make_self();
 // `size` logical ranks in one process, one communicator each; each must be used by one thread of
 // its own. Destroying one tells peers that wait for it. For tests under sanitizers.
 std::vector<std::unique_ptr<Communicator>> make_loopback(int size);
+
+struct NcclOptions {
+  // Sums in ascending rank order, as the contract says. false takes NCCL's own sums where it has
+  // them: in any order, and without the ordered ones' pass over memory.
+  bool deterministic = true;
+};
+
+// Collective: `host` as it is, for tensors on the stream's device too, through NCCL on that stream;
+// all groups that are split off use the same stream, which must outlive them. Connects to all
+// peers, which takes seconds. A group that is destroyed while an exception is in flight ends what
+// all groups have under way; abort() must follow. Throws Error(kConfig) when two ranks use one GPU,
+// Error(kEnvironment) in a build without CUDA.
+std::unique_ptr<Communicator> make_nccl(std::unique_ptr<Communicator> host, const Stream& stream,
+                                        const NcclOptions& options = {});
 
 // The MPI world, or self when no MPI launcher started the process. Initialises MPI once per process
 // (MPI_THREAD_FUNNELED: only the constructing thread communicates); the session finalises it on

@@ -7,6 +7,7 @@
 
 #include "dsv/data/buckets.h"
 #include "dsv/data/dataset.h"
+#include "dsv/tensor/arena.h"
 
 namespace dsv::data {
 
@@ -30,9 +31,9 @@ struct LoaderBatch {
 };
 
 // Reads the given samples, which must have one shape: held-out batches, tests. Error(kIo) and
-// Error(kCorruptInput) as in Dataset.
+// Error(kCorruptInput) as in Dataset. Tensors lie in `staging` where one is given.
 LoaderBatch read_batch(const Dataset& dataset, const std::vector<std::int64_t>& samples,
-                       std::int64_t text_len, bool verify_crc);
+                       std::int64_t text_len, bool verify_crc, Arena* staging = nullptr);
 
 struct LoaderPosition {
   std::int64_t dp_rank = 0, dp_size = 1;
@@ -42,11 +43,13 @@ struct LoaderPosition {
 // The micro-batches of one data-parallel rank in order, read by config.threads threads at most
 // config.prefetch ahead. The batch of a step is split contiguously over the ranks, rank r of n
 // taking slots [B·r/n, B·(r+1)/n), and then into micro-batches of at most config.micro_batch. A
-// rank without slots in a step gets one batch with size() 0 and num_micro 0 for it.
+// rank without slots in a step gets one batch with size() 0 and num_micro 0 for it. `staging` gives
+// the memory of batches (pinned memory for a GPU); null: ordinary memory.
 class Loader {
  public:
   Loader(std::shared_ptr<const Dataset> dataset, std::shared_ptr<const BatchPlan> plan,
-         const DataConfig& config, std::int64_t text_len, const LoaderPosition& position);
+         const DataConfig& config, std::int64_t text_len, const LoaderPosition& position,
+         std::unique_ptr<Arena> staging = nullptr);
   ~Loader();  // stops and joins the threads
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;

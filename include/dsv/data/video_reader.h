@@ -23,7 +23,9 @@ struct VideoInfo {
 
   // Latest start of a clip of `frames` frames at `fps` that the file can fill (its last frame may
   // be half a period after the file's last one); negative when the file is too short.
-  double latest_start_s(std::int64_t frames, double fps) const;
+  double latest_start_s(std::int64_t frames, double fps) const {
+    return last_frame_s + period_s / 2 + 1e-9 - static_cast<double>(frames - 1) / fps;
+  }
 };
 
 struct VideoLimits {

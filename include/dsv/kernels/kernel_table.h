@@ -69,6 +69,9 @@ struct KernelTable {
 const KernelTable& reference_kernels();
 // SIMD and threads, chosen at run time for this processor.
 const KernelTable& cpu_kernels();
+// On one GPU, asynchronous on the stream, which must carry a session (dsv/kernels/session.h). Throws
+// Error(kEnvironment) in a build without CUDA.
+const KernelTable& cuda_kernels();
 
 // Names of the entries a table leaves empty, for the support test and error messages.
 struct EntryName {

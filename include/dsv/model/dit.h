@@ -37,6 +37,15 @@ class Dit {
     autograd::RopeTables rope;
     Tensor sincos;
   };
+  // How many of the last blocks are recorded whole for batches of one shape, and what that is known
+  // from.
+  struct Recording {
+    std::int64_t num_passes = 0;  // forward passes so far
+    std::int64_t num_whole = 1;
+    std::int64_t whole_bytes = 0;       // that a block keeps when it is recorded whole
+    std::int64_t checkpoint_bytes = 0;  // and when it is not
+  };
+  Recording& plan_recording(const autograd::Context& ctx, const Shape& latents);
   const Positions& positions(const autograd::Context& ctx, const autograd::PatchGeometry& geometry);
   autograd::Variable embed_tokens(const autograd::Context& ctx, const Tensor& latents,
                                   const autograd::PatchGeometry& geometry);
@@ -49,7 +58,8 @@ class Dit {
   autograd::Param text_1_weight_, text_1_bias_, text_2_weight_, text_2_bias_;
   autograd::Param head_table_, head_weight_, head_bias_;
   std::vector<BlockParams> blocks_;
-  std::map<std::array<std::int64_t, 3>, Positions> positions_;  // by token grid
+  std::map<std::array<std::int64_t, 3>, Positions> positions_;   // by token grid
+  std::map<std::array<std::int64_t, 4>, Recording> recordings_;  // by batch and latent grid
 };
 
 }  // namespace dsv::model

@@ -12,8 +12,10 @@ namespace dsv::model {
 enum class Family { kWan, kDsv };
 enum class FeedForward { kGeluTanh, kGeglu };
 // What a block keeps for its backward pass: everything; only its input; its input and the attention
-// output with lse, so that everything but attention is computed again.
-enum class Checkpointing { kNone, kBlock, kKeepAttention };
+// output with lse, so that everything but attention is computed again. kAuto is kKeepAttention for
+// the first blocks and kNone for as many of the last as the device has memory for. The last block
+// keeps everything in any case, which costs nothing. Results are the same bits.
+enum class Checkpointing { kNone, kBlock, kKeepAttention, kAuto };
 
 struct DitConfig {
   std::string preset = "tiny-cpu";  // where the fields below start from

@@ -19,6 +19,10 @@ class Allocator {
   virtual void* allocate(std::int64_t bytes) = 0;  // throws Error(kEnvironment) when out of memory
   virtual void deallocate(void* data, std::int64_t bytes) noexcept = 0;
   virtual Device device() const = 0;
+  // Bytes that could still be allocated; 0 where nobody can say.
+  virtual std::int64_t free_bytes() const { return 0; }
+  // Bytes of 0xff, a NaN in every float dtype.
+  virtual void poison(void* data, std::int64_t bytes) = 0;
 };
 std::unique_ptr<Allocator> make_cpu_allocator();
 
@@ -40,13 +44,16 @@ class Arena {
   // outlive the Arena object: the pool lives until the last of them is gone.
   Tensor empty(const Shape& shape, DType dtype = DType::kF32);
   Tensor like(const Tensor& other) { return empty(other.shape(), other.dtype()); }
+  // Bytes that were never handed out at the same time as the others: free on the device, or held
+  // beyond the peak. 0 where the device cannot say.
+  std::int64_t headroom() const;
   // Gives cached, unused blocks back to the device.
   void trim();
 
   Device device() const;
   ArenaStats stats() const;
   void reset_peak();
-  // Fills every handed-out CPU block with a signalling pattern first: finds reads of stale memory.
+  // Fills every handed-out block with NaNs first: finds reads of stale memory.
   void set_poison(bool poison);
 
  private:

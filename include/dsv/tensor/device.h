@@ -21,6 +21,7 @@ struct Stream {
   Device device;
   int num_threads = 1;
   void* native = nullptr;
+  void* session = nullptr;  // of the kernels on CUDA: dsv/kernels/session.h
 };
 
 }  // namespace dsv

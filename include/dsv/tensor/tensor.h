@@ -53,6 +53,9 @@ class Tensor {
   Tensor select(int d, std::int64_t i) const;
   Tensor as_heads(std::int64_t num_heads) const;
 
+  // The same view of a copy of its bytes that lies elsewhere: `data` is what raw() becomes.
+  Tensor moved_to(void* data, Device device, std::shared_ptr<void> owner) const;
+
   const std::shared_ptr<void>& owner() const { return owner_; }
 
  private:

@@ -16,8 +16,9 @@
 namespace dsv::train {
 
 enum class DeviceChoice { kAuto, kCpu, kCuda };
-// What stays bitwise equal: kLayout promises it for one layout (ranks, threads, instruction set).
-enum class Determinism { kLayout };
+// What stays bitwise equal: kLayout promises it for one layout (ranks, threads, device); kFast
+// promises nothing on CUDA, whose libraries are faster with sums in arbitrary order.
+enum class Determinism { kLayout, kFast };
 enum class Compute { kAuto, kF32, kBF16 };
 enum class ResumeMode { kAuto, kRequired, kNever };
 enum class ResumeFallback { kNewestValid, kStrict };

@@ -13,6 +13,7 @@
 #include "dsv/train/checkpoint_writer.h"
 #include "dsv/train/config.h"
 #include "dsv/train/generate.h"
+#include "dsv/train/runtime.h"
 
 namespace dsv::train {
 
@@ -28,13 +29,13 @@ class RunLog {
   bool has_checkpoints() const;
   const std::string& run_id() const;  // the same on all ranks, kept over resumes
 
-  // What this run is: model, data, ranks, threads, instruction set.
+  // What this run is: model, data, ranks, threads, processor.
   void describe(std::int64_t num_params, const data::BatchPlan& plan, const data::Split& split,
-                int num_threads) const;
-  // Ranks, threads, and instruction set: what the `layout` promise names; stored in checkpoints.
-  Json layout(int num_threads) const;
+                const Runtime& runtime) const;
+  // Ranks, threads, and processor: what the `layout` promise names; stored in checkpoints.
+  Json layout(const Runtime& runtime) const;
   // Notes a resume and what has changed of the layout since.
-  void resumed(const CheckpointReader& reader, int num_threads);
+  void resumed(const CheckpointReader& reader, const Runtime& runtime);
   // Opens the records for steps after `step`.
   void start(std::int64_t step);
 

@@ -1,5 +1,5 @@
-// What the tests of a cpu filling share: every instruction set of this machine, any number of
-// threads, the distance to the reference.
+// What the tests of a filling share: every backend of this machine, any number of threads, the
+// distance to the reference.
 #pragma once
 
 #include <hwy/targets.h>
@@ -8,15 +8,49 @@
 #include <vector>
 
 #include "kernels/support/harness.h"
+#include "kernels/support/hosted_table.h"
 #include "support/catch.h"
 
 namespace dsv::test {
 
-constexpr double kEps = 0x1p-24;  // rounding of one f32 operation, relative
+constexpr double kEps = 0x1p-24;     // rounding of one f32 operation, relative
+constexpr double kEpsBf16 = 0x1p-8;  // of storing a value as bf16
+
+// The table under test: that of the backend which for_each_backend is at, the cpu's elsewhere.
+inline const kernels::KernelTable*& tested_table() {
+  static const kernels::KernelTable* table = &kernels::cpu_kernels();
+  return table;
+}
+inline const kernels::KernelTable& tested_kernels() {
+  return *tested_table();
+}
+inline bool on_cuda() {
+  return std::string(tested_kernels().name) == "cuda";
+}
+
+// DSV_TEST_BACKEND=cuda leaves out the cpu (for compute-sanitizer), =cpu the GPU.
+inline bool has_backend(const char* name) {
+  const char* only = std::getenv("DSV_TEST_BACKEND");
+  if (only != nullptr && std::string(only) != name) return false;
+  return std::string(name) == "cpu" || num_cuda_devices() > 0;
+}
+
+// fn() once on the GPU, if there is one, with tested_kernels() being the cuda filling.
+template <typename Fn>
+void on_gpu(const Fn& fn) {
+  if (!has_backend("cuda")) return;
+  struct Restore {
+    ~Restore() { tested_table() = &kernels::cpu_kernels(); }
+  } restore;
+  tested_table() = &hosted_cuda_kernels();
+  INFO("on the GPU");
+  fn();
+}
 
 // fn() once per instruction set that this machine has, best first, the portable baseline last.
 template <typename Fn>
 void for_each_isa(const Fn& fn) {
+  if (!has_backend("cpu")) return;
   struct Restore {
     ~Restore() { choose(0); }
     static void choose(std::int64_t only) {
@@ -36,8 +70,24 @@ void for_each_isa(const Fn& fn) {
   }
 }
 
+// fn() once on the GPU, if there is one, and once per instruction set of the processor.
+template <typename Fn>
+void for_each_backend(const Fn& fn) {
+  on_gpu(fn);
+  for_each_isa(fn);
+}
+
+// For test cases that only a GPU can run, of tag [gpu].
+#define DSV_NEEDS_GPU()                          \
+  do {                                           \
+    if (!::dsv::test::has_backend("cuda")) {     \
+      WARN("SKIPPED: " << ::dsv::why_no_cuda()); \
+      return;                                    \
+    }                                            \
+  } while (false)
+
 // run(stream) makes its outputs afresh and returns them: they must be the same bits for any number
-// of threads and lie within their canaries. Returns those of one thread.
+// of threads (on a GPU: in every run) and lie within their canaries. Returns those of one thread.
 template <typename Run>
 std::vector<Output> same_for_any_threads(const Run& run) {
   const std::vector<Output> one = run(cpu_stream(1));

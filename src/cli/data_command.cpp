@@ -71,7 +71,7 @@ void add_synth(CLI::App& data, Invocation& invocation) {
 
 void add_encode(CLI::App& data, Invocation& invocation) {
   struct Options {
-    std::string folder, out, buckets = "64x64x16", dtype = "F32";
+    std::string folder, out, buckets = "64x64x16", scale = "channel", dtype = "F32";
     std::int64_t shard_mb = 256;
     bool strict = false;
     data::EncodeOptions encode;
@@ -103,6 +103,11 @@ void add_encode(CLI::App& data, Invocation& invocation) {
       ->add_option("--stride", o->encode.stride_s,
                    "Seconds between the starts of clips; 0: they do not overlap")
       ->capture_default_str();
+  command
+      ->add_option("--scale", o->scale,
+                   "Divide latents by the standard deviation of each 'channel', or by a 'shared' "
+                   "one, the largest: keeps fine bands small, learns structure first")
+      ->capture_default_str();
   command->add_option("--dtype", o->dtype, "Of stored latents: F32, BF16 or F16")
       ->capture_default_str();
   command
@@ -131,6 +136,11 @@ void add_encode(CLI::App& data, Invocation& invocation) {
     if (!dtype)
       throw_error(ExitCode::kConfig, "--dtype: expected F32, BF16 or F16, got '{}'", o->dtype);
     o->encode.dtype = *dtype;
+    if (o->scale != "channel" && o->scale != "shared") {
+      throw_error(ExitCode::kConfig, "--scale: expected channel or shared, got '{}'", o->scale);
+    }
+    o->encode.scale =
+        o->scale == "shared" ? data::LatentScale::kShared : data::LatentScale::kPerChannel;
     if (o->shard_mb < 1 || o->shard_mb > 65536) {
       throw_error(ExitCode::kConfig, "--shard-mb: expected a size in [1, 65536], got {}",
                   o->shard_mb);

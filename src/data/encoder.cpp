@@ -89,10 +89,12 @@ Json settings_of(const EncodeOptions& options) {
   Json buckets = Json::array();
   for (const Bucket& b : options.buckets)
     buckets.push_back(format("{}x{}x{}", b.height, b.width, b.frames));
-  return Json(Json::Object{{"buckets", std::move(buckets)},
-                           {"fps", options.fps},
-                           {"clips_per_video", options.clips_per_video},
-                           {"stride_s", options.stride_s}});
+  return Json(
+      Json::Object{{"buckets", std::move(buckets)},
+                   {"fps", options.fps},
+                   {"clips_per_video", options.clips_per_video},
+                   {"stride_s", options.stride_s},
+                   {"scale", options.scale == LatentScale::kShared ? "shared" : "channel"}});
 }
 
 // The set to continue, or a new one. Options that differ from the set's are refused one by one.
@@ -173,7 +175,7 @@ EncodeReport encode_folder(const std::string& folder, const std::string& out,
   const FolderLock lock(out);
   const Captions captions(folder);
   std::vector<std::string> files = list_files(folder, out);
-  ShardSetWriter writer(out, begin_index(out, options), options.shard_bytes);
+  ShardSetWriter writer(out, begin_index(out, options), options.shard_bytes, options.scale);
 
   const auto clips_before = static_cast<std::int64_t>(writer.index().samples.size());
 

@@ -204,18 +204,24 @@ void LatentStatistics::merge(const LatentStatistics& other) {
   }
 }
 
-void LatentStatistics::finish(LatentRecipe* recipe) const {
+void LatentStatistics::finish(LatentRecipe* recipe, LatentScale scale) const {
   DSV_CHECK(recipe->channels == static_cast<std::int64_t>(count_.size()),
             "[latent] statistics of {} channels for a recipe of {}", count_.size(),
             recipe->channels);
   recipe->mean.assign(count_.size(), 0.0);
   recipe->std.assign(count_.size(), 1.0);
+  double largest = 0;
   for (std::size_t c = 0; c < count_.size(); ++c) {
     if (count_[c] == 0) continue;
     const double mean = sum_[c] / count_[c];
     const double variance = sum_squares_[c] / count_[c] - mean * mean;
     recipe->mean[c] = mean;
-    if (variance >= 1e-12) recipe->std[c] = std::sqrt(variance);
+    if (variance < 1e-12) continue;
+    recipe->std[c] = std::sqrt(variance);
+    largest = std::max(largest, recipe->std[c]);
+  }
+  if (scale == LatentScale::kShared && largest > 0) {
+    recipe->std.assign(count_.size(), largest);
   }
 }
 

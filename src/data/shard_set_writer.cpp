@@ -47,8 +47,12 @@ std::string shard_name(std::int64_t number) {
 
 }  // namespace
 
-ShardSetWriter::ShardSetWriter(std::string folder, ShardIndex index, std::int64_t shard_bytes)
-    : folder_(std::move(folder)), index_(std::move(index)), shard_bytes_(shard_bytes) {
+ShardSetWriter::ShardSetWriter(std::string folder, ShardIndex index, std::int64_t shard_bytes,
+                               LatentScale scale)
+    : folder_(std::move(folder)),
+      index_(std::move(index)),
+      shard_bytes_(shard_bytes),
+      scale_(scale) {
   if (!index_.statistics) index_.statistics.emplace(index_.latent.channels);
   num_flushed_ = num_durable_ = num_complete_ = static_cast<std::int64_t>(index_.samples.size());
   // Also past files that no index names: a run that was cut off left them, and nothing is
@@ -107,7 +111,7 @@ void ShardSetWriter::flush(bool close_shard) {
   }
   pending_statistics_.erase(pending_statistics_.begin(), pending_statistics_.begin() + num_new);
   num_flushed_ = count;
-  index_.statistics->finish(&index_.latent);
+  index_.statistics->finish(&index_.latent, scale_);
   // The samples beyond `count` are hidden while the index is written.
   const auto begin = index_.samples.begin() + count;
   std::vector<SampleRecord> hidden(std::make_move_iterator(begin),

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -169,6 +170,30 @@ TEST_CASE("encode: a run that was stopped continues, and a grown folder extends"
   other = options;
   other.dtype = dsv::DType::kBF16;
   CHECK_THROWS_WITH(encode_folder(in.path(), whole.path(), other), Contains("dtype F32, now BF16"));
+  other = options;
+  other.scale = LatentScale::kShared;
+  CHECK_THROWS_WITH(encode_folder(in.path(), whole.path(), other),
+                    Contains("scale \"channel\", now \"shared\""));
+}
+
+TEST_CASE("encode: a shared scale is that of the channel that varies most", "[encode]") {
+  const TempDir in, each, shared;
+  for (std::uint64_t i = 0; i < 3; ++i) write_clip(in / dsv::format("v{}.mp4", i), i, 12);
+  EncodeOptions options = small_options();
+  encode_folder(in.path(), each.path(), options);
+  options.scale = LatentScale::kShared;
+  encode_folder(in.path(), shared.path(), options);
+  const auto largest = [&] {
+    const std::vector<double> std = read_index(each.path()).latent.std;
+    return *std::max_element(std.begin(), std.end());
+  };
+  CHECK(read_index(shared.path()).latent.std == std::vector<double>(96, largest()));
+  // An extended set keeps it.
+  write_clip(in / "w.mp4", 9, 12);
+  encode_folder(in.path(), shared.path(), options);
+  options.scale = LatentScale::kPerChannel;
+  encode_folder(in.path(), each.path(), options);
+  CHECK(read_index(shared.path()).latent.std == std::vector<double>(96, largest()));
 }
 
 TEST_CASE("encode: killed at any moment, the set stays valid", "[encode]") {

@@ -196,6 +196,29 @@ TEST_CASE("latent: normalised latents have mean 0 and deviation 1, constants sta
   CHECK_FALSE(normalise(recipe, halves, z));
 }
 
+TEST_CASE("latent: a shared scale is the largest deviation, for every channel", "[latent]") {
+  const auto finished = [](std::initializer_list<float> deviations) {
+    const auto channels = static_cast<std::int64_t>(deviations.size());
+    LatentStatistics statistics(channels);
+    const Tensor latent = host_tensor({channels, 1, 1, 2});
+    std::int64_t c = 0;
+    for (const float d : deviations) {
+      latent.f32()[2 * c] = 5 - d;
+      latent.f32()[2 * c + 1] = 5 + d;
+      ++c;
+    }
+    statistics.add(latent, channels);
+    LatentRecipe recipe{.kind = "any", .channels = channels};
+    statistics.finish(&recipe, LatentScale::kShared);
+    CHECK(recipe.mean == std::vector<double>(deviations.size(), 5.0));
+    return recipe.std;
+  };
+  CHECK(finished({0.5f, 2.0f, 0.25f}) == std::vector<double>{2, 2, 2});
+  // A constant channel's 1 is no deviation of the set's; a set without any keeps it.
+  CHECK(finished({0.5f, 0.0f}) == std::vector<double>{0.5, 0.5});
+  CHECK(finished({0.0f, 0.0f}) == std::vector<double>{1, 1});
+}
+
 TEST_CASE("latent: still images leave the statistics of time bands alone", "[latent]") {
   const WaveletSpec spec{.levels_t = 1, .levels_s = 0};
   LatentStatistics statistics(6);

@@ -24,6 +24,7 @@ struct EncodeOptions {
   // Time between the starts of clips; 0: a clip's length (one second for still images), so that
   // they do not overlap. With a stride, clips_per_video takes the first ones.
   double stride_s = 0;
+  LatentScale scale = LatentScale::kPerChannel;
   DType dtype = DType::kF32;             // of stored latents: F32, BF16, F16
   std::int64_t shard_bytes = 256 << 20;  // a shard is closed when it has this many
   int threads = 0;                       // 0: as many as the machine has

@@ -17,11 +17,17 @@ struct LatentRecipe {
   std::string kind = "haar";
   WaveletSpec wavelet;  // of kind haar
   std::int64_t channels = 96;
-  // Per channel over all latents of the set: z = (latent − mean) / std is what the model sees. std
-  // is 1 where the channel is constant.
+  // Over all latents of the set: z = (latent − mean) / std is what the model sees. A LatentScale
+  // says where std comes from; with that of each channel it is 1 where the channel is constant.
   std::vector<double> mean, std;
   bool operator==(const LatentRecipe&) const = default;
 };
+
+// Whose standard deviation divides a channel. Its own makes all channels count alike, in the loss
+// and beside the noise: right for the channels of a VAE, and most of the work goes into fine detail
+// where they are bands of a wavelet. The largest of all channels, for every one, keeps the bands'
+// proportions: as a diffusion of pixels does, coarse structure outlasts detail in the noise.
+enum class LatentScale { kPerChannel, kShared };
 
 Json to_json(const LatentRecipe& recipe);
 // Validates everything; Error(kCorruptInput) "WHERE: reason".
@@ -48,8 +54,9 @@ class LatentStatistics {
   // image says nothing about the bands of time differences, where it is zero by construction.
   void add(const Tensor& latent, std::int64_t first_excluded);
   void merge(const LatentStatistics& other);
-  // Fills mean and std; channels without values or with a variance below 1e-12 get std 1.
-  void finish(LatentRecipe* recipe) const;
+  // Fills mean and std. A variance below 1e-12 and a channel without values count as std 1; with
+  // kShared they do not take part, unless there are only such.
+  void finish(LatentRecipe* recipe, LatentScale scale = LatentScale::kPerChannel) const;
 
   Json to_json() const;
   static LatentStatistics from_json(const Json& json, std::int64_t channels,

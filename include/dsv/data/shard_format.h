@@ -75,7 +75,8 @@ void write_index(const std::string& folder, const ShardIndex& index);
 class ShardSetWriter {
  public:
   // Continues `index` (empty samples: a new set). New shards are numbered after every file present.
-  ShardSetWriter(std::string folder, ShardIndex index, std::int64_t shard_bytes);
+  ShardSetWriter(std::string folder, ShardIndex index, std::int64_t shard_bytes,
+                 LatentScale scale = LatentScale::kPerChannel);
 
   // latent: raw f32, stored in the index's dtype; text [rows, dim] f32. Fills the record's file,
   // shape, rows, id-independent fields and checksums.
@@ -95,6 +96,7 @@ class ShardSetWriter {
   std::string folder_;
   ShardIndex index_;
   std::int64_t shard_bytes_;
+  LatentScale scale_;
   std::int64_t shard_number_ = 0;
   SafetensorsWriter shard_;
   std::vector<LatentStatistics> pending_statistics_;  // of samples not in the index yet

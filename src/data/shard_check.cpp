@@ -100,8 +100,7 @@ CheckReport check_shards(const std::string& folder,
   bool stopped = false;
   for (const std::int64_t i : order) {
     const SampleRecord& r = samples[static_cast<std::size_t>(i)];
-    shards.insert(r.file);
-    if (unreadable.count(r.file) == 0) {
+    if (shards.insert(r.file).second) {
       try {
         SafetensorsFile::open(folder + "/" + r.file);
       } catch (const Error& e) {

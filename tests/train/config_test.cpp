@@ -459,7 +459,7 @@ TEST_CASE("every file in configs/ loads", "[config]") {
     CHECK_THAT(read_text(entry.path()), Contains("# ") && Contains("dsv train configs/"));
   }
   for (const char* name :
-       {"tiny-cpu", "quickstart", "dsv-0.8b", "dsv-2.7b", "dsv-30b", "wan-1.3b"}) {
+       {"tiny-cpu", "quickstart", "quality-cpu", "dsv-0.8b", "dsv-2.7b", "dsv-30b", "wan-1.3b"}) {
     CHECK(names.contains(name));
   }
 }

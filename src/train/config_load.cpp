@@ -22,7 +22,7 @@ struct Reserved {
   const char* path;
   const char* value;
 };
-constexpr Reserved kReserved[] = {{"run.determinism", "canonical"}, {"run.determinism", "fast"}};
+constexpr Reserved kReserved[] = {{"run.determinism", "canonical"}};
 
 const char* reserved_note(const std::string& path, const YamlNode& value) {
   for (const Reserved& reserved : kReserved) {

@@ -16,6 +16,11 @@ bool is_printable(const std::string& text) {
   return true;
 }
 
+// run.steps is free unless the length of a schedule follows from it.
+bool may_need_leave(const Field& field) {
+  return field.drift == Drift::kTraining || field.path == "run.steps";
+}
+
 }  // namespace
 
 std::string name_problem(const std::string& name) {
@@ -84,11 +89,11 @@ std::string buckets_problem(const std::vector<data::Bucket>& buckets) {
 std::string allow_problem(const std::vector<std::string>& allow) {
   std::vector<std::string> names;
   for (const Field& field : fields()) {
-    if (field.drift == Drift::kTraining) names.push_back(field.path);
+    if (may_need_leave(field)) names.push_back(field.path);
   }
   for (const std::string& path : allow) {
     const Field* field = find_field(path);
-    if (field != nullptr && field->drift == Drift::kTraining) continue;
+    if (field != nullptr && may_need_leave(*field)) continue;
     std::string problem = format("expected fields whose drift is 'training', got {}", quote(path));
     if (field != nullptr) {
       return problem + (field->drift == Drift::kModel ? ", which must not change"

@@ -1,6 +1,7 @@
 """Commands that need no training: help, exit codes, parity with PyTorch, weights in and out."""
 
 import array
+import shutil
 import unittest
 
 from program import DSV, SOURCE, TempFolder, dsv, safetensors
@@ -33,9 +34,15 @@ class Commands(TempFolder):
         _, err = dsv("train", SOURCE / "configs/tiny-cpu.yaml", "--set", "optim.lrr=1", "--dump-config",
                      expect=2)
         self.assertIn("optim.lr", err)
-        _, err = dsv("train", SOURCE / "configs/tiny-cpu.yaml", "--set", "run.device=cuda", "--dump-config",
-                     expect=2)
-        self.assertIn("CUDA", err)
+
+    def test_a_machine_without_a_gpu_says_so_and_still_plans_for_one(self):
+        out, _ = dsv("train", SOURCE / "configs/tiny-cpu.yaml", "--set", "run.device=cuda", "--dump-config")
+        self.assertIn("compute: bf16", out)
+        if shutil.which("nvidia-smi"):
+            self.skipTest("this machine may have a GPU")
+        _, err = dsv("train", SOURCE / "configs/tiny-cpu.yaml", "--set", "run.device=cuda", "--set",
+                     f"run.dir={self.folder}", expect=2)
+        self.assertIn("run.device: expected cpu or auto here, got cuda: ", err)
 
     def test_every_shipped_configuration_dry_runs(self):
         for path in sorted((SOURCE / "configs").glob("*.yaml")):

@@ -10,38 +10,6 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// log_of_uniform and circle_of_uniform once more: device code cannot refer to the arrays of
-// box_muller.h, only to local copies of them.
-__device__ double log_on_device(double u) {
-  using namespace box_muller;
-  constexpr auto kCoefficients = kLog;
-  const std::uint64_t shifted = __builtin_bit_cast(std::uint64_t, u) + (kOne - kLowestM);
-  const auto e = static_cast<double>(static_cast<std::int64_t>(shifted >> 52) - 1023);
-  const double m = __builtin_bit_cast(double, (shifted & 0xfffffffffffffu) + kLowestM);
-  const double s = (m - 1) / (m + 1), s2 = s * s;
-  return e * kLn2Hi + (2 * s + (s * s2 * polynomial(s2, kCoefficients) + e * kLn2Lo));
-}
-
-struct Circle {
-  double cos, sin;
-};
-__device__ Circle circle_on_device(double u) {
-  using namespace box_muller;
-  constexpr auto kSinCoefficients = kSin;
-  constexpr auto kCosCoefficients = kCos;
-  const double shifted = 4 * u + kMagic;
-  const auto quarter = __builtin_bit_cast(std::uint64_t, shifted) & 3;
-  const double r = u - 0.25 * (shifted - kMagic), r2 = r * r;
-  const double sin = r * polynomial(r2, kSinCoefficients);
-  const double cos = 1 + r2 * polynomial(r2, kCosCoefficients);
-  const bool odd = (quarter & 1) != 0;
-  const auto negated_if = [](double x, std::uint64_t condition) {
-    return __builtin_bit_cast(double, __builtin_bit_cast(std::uint64_t, x) ^ (condition << 63));
-  };
-  return {negated_if(odd ? sin : cos, ((quarter + 1) >> 1) & 1),
-          negated_if(odd ? cos : sin, quarter >> 1)};
-}
-
 struct FillArgs {
   float* y;
   std::int64_t n;
@@ -64,10 +32,10 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = 0; i < 4; i += 2) {
     double z0 = philox_uniform(words[i]), z1 = philox_uniform(words[i + 1]);
     if constexpr (kKind == RandomKind::kNormal) {
-      const double radius = __dsqrt_rn(-2.0 * log_on_device(z0));
-      const Circle circle = circle_on_device(z1);
-      z0 = radius * circle.cos;
-      z1 = radius * circle.sin;
+      const double radius = __dsqrt_rn(-2.0 * log_of_uniform(z0));
+      const auto [cos, sin] = circle_of_uniform(z1);
+      z0 = radius * cos;
+      z1 = radius * sin;
     }
     out[i] = static_cast<float>(args.mean + args.std * z0);
     out[i + 1] = static_cast<float>(args.mean + args.std * z1);

@@ -40,28 +40,34 @@ constexpr double polynomial(double x, const std::array<double, n>& c) {
 
 }  // namespace box_muller
 
+// Device code can refer to local copies of the coefficients only, so the functions take some.
+
 constexpr double log_of_uniform(double u) {
   using namespace box_muller;
+  constexpr auto kCoefficients = kLog;
   const std::uint64_t shifted = __builtin_bit_cast(std::uint64_t, u) + (kOne - kLowestM);
   const auto e = static_cast<double>(static_cast<std::int64_t>(shifted >> 52) - 1023);
   const double m = __builtin_bit_cast(double, (shifted & 0xfffffffffffffu) + kLowestM);
   const double s = (m - 1) / (m + 1), s2 = s * s;
-  return e * kLn2Hi + (2 * s + (s * s2 * polynomial(s2, kLog) + e * kLn2Lo));
+  return e * kLn2Hi + (2 * s + (s * s2 * polynomial(s2, kCoefficients) + e * kLn2Lo));
 }
 
 // {cos, sin} of 2 pi u, u in [0, 1] with at most 24 bits after the point.
 constexpr std::array<double, 2> circle_of_uniform(double u) {
   using namespace box_muller;
+  constexpr auto kSinCoefficients = kSin;
+  constexpr auto kCosCoefficients = kCos;
   const double shifted = 4 * u + kMagic;
   const auto quarter = __builtin_bit_cast(std::uint64_t, shifted) & 3;
   const double r = u - 0.25 * (shifted - kMagic), r2 = r * r;
-  const double sin = r * polynomial(r2, kSin), cos = 1 + r2 * polynomial(r2, kCos);
-  const std::array<double, 2> both{cos, sin};  // no branches: quarters are random
+  const double sin = r * polynomial(r2, kSinCoefficients);
+  const double cos = 1 + r2 * polynomial(r2, kCosCoefficients);
+  const bool odd = (quarter & 1) != 0;
   const auto negated_if = [](double x, std::uint64_t condition) {
     return __builtin_bit_cast(double, __builtin_bit_cast(std::uint64_t, x) ^ (condition << 63));
   };
-  return {negated_if(both[quarter & 1], ((quarter + 1) >> 1) & 1),
-          negated_if(both[~quarter & 1], quarter >> 1)};
+  return {negated_if(odd ? sin : cos, ((quarter + 1) >> 1) & 1),
+          negated_if(odd ? cos : sin, quarter >> 1)};
 }
 
 }  // namespace dsv

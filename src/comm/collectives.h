@@ -34,6 +34,9 @@ class Collectives : public Communicator, protected Transport {
   const std::string& name() const final { return name_; }
   void set_name(std::string name) final { name_ = std::move(name); }
   LastOp last_op() const final { return log_->last(); }
+  std::function<LastOp()> last_op_reader() const final {
+    return [log = log_] { return log->last(); };
+  }
   const char* backend_name() const final;
 
   // Tensors on its device go through it from now on, also in groups that are split off. Once.

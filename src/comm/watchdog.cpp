@@ -64,11 +64,13 @@ void exit_hung(const std::string& text) {
 }
 
 struct Watchdog::State {
-  State(const Communicator& world, OnHang on_hang) : world(world), on_hang(std::move(on_hang)) {}
+  State(const Communicator& world, OnHang on_hang)
+      : rank(world.rank()), last_op(world.last_op_reader()), on_hang(std::move(on_hang)) {}
 
   void watch();
 
-  const Communicator& world;
+  int rank;
+  std::function<LastOp()> last_op;
   OnHang on_hang;
 
   std::mutex mutex;
@@ -94,13 +96,13 @@ void Watchdog::State::watch() {
     silent_seconds += std::min(Seconds(now - counted_until).count(), 2 * tick_seconds);
     counted_until = now;
     if (silent_seconds <= limit_seconds) continue;
-    const HangReport report{.rank = world.rank(),
+    const HangReport report{.rank = rank,
                             .phase = phase,
                             .step = step,
                             .detail = std::string(detail.data(), detail_size),
                             .seconds = silent_seconds,
                             .limit_seconds = limit_seconds,
-                            .last_op = to_string(world.last_op())};
+                            .last_op = to_string(last_op())};
     lock.unlock();
     on_hang(report);
     return;

@@ -62,6 +62,9 @@ class HostedCommunicator final : public Communicator {
   const std::string& name() const override { return inner_->name(); }
   void set_name(std::string name) override { inner_->set_name(std::move(name)); }
   dsv::comm::LastOp last_op() const override { return inner_->last_op(); }
+  std::function<dsv::comm::LastOp()> last_op_reader() const override {
+    return inner_->last_op_reader();
+  }
   const char* backend_name() const override { return inner_->backend_name(); }
 
  private:

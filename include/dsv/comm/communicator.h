@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -118,6 +119,8 @@ class Communicator {
   virtual void set_name(std::string name) = 0;
   // Callable from any thread.
   virtual LastOp last_op() const = 0;
+  // The same from any thread, also when the communicator is gone.
+  virtual std::function<LastOp()> last_op_reader() const = 0;
   virtual const char* backend_name() const = 0;
 };
 

@@ -40,8 +40,7 @@ class Watchdog {
  public:
   using OnHang = std::function<void(const HangReport&)>;
 
-  // Starts in phase kInit. `world` must outlive the watchdog; only last_op() and rank() are used.
-  // on_hang runs on the watchdog's thread, once; after it the watchdog is silent. Throws
+  // Starts in phase kInit. `world` may be gone before the watchdog. on_hang runs on the watchdog's thread, once; after it the watchdog is silent. Throws
   // Error(kConfig) on limits that are not positive.
   Watchdog(const WatchdogConfig& config, const Communicator& world, OnHang on_hang = exit_on_hang);
   ~Watchdog();

@@ -179,6 +179,17 @@ std::unique_ptr<Allocator> make_pinned_allocator(int index) {
   return std::make_unique<PinnedAllocator>(index);
 }
 
+std::shared_ptr<void> pin_host_memory(void* data, std::int64_t bytes, Device device) {
+  if (device.kind == DeviceKind::kCpu) return nullptr;
+  DSV_CUDA(cudaSetDevice(device.index));
+  if (cudaHostRegister(data, static_cast<std::size_t>(bytes), cudaHostRegisterDefault) !=
+      cudaSuccess) {
+    cudaGetLastError();  // not an error of what comes next
+    return nullptr;
+  }
+  return {data, [](void* pinned) { cudaHostUnregister(pinned); }};
+}
+
 StreamTimer::StreamTimer(const Stream& stream) : stream_(stream) {
   if (stream.device.kind == DeviceKind::kCpu) return;
   cudaEvent_t begin = nullptr, end = nullptr;

@@ -55,6 +55,11 @@ std::unique_ptr<Allocator> make_pinned_allocator(int) {
   refuse();
 }
 
+std::shared_ptr<void> pin_host_memory(void*, std::int64_t, Device device) {
+  if (device.kind != DeviceKind::kCpu) refuse();
+  return nullptr;
+}
+
 StreamTimer::StreamTimer(const Stream& stream) : stream_(stream) {}
 StreamTimer::~StreamTimer() = default;
 void StreamTimer::start() {

@@ -8,19 +8,25 @@
 #include <map>
 
 #include "dsv/base/check_math.h"
+#include "dsv/tensor/cuda_device.h"
 #include "dsv/tensor/transfer.h"
 
 namespace dsv::train {
 
 SnapshotBuffer::~SnapshotBuffer() {
-  if (data_ != nullptr) ::munmap(data_, static_cast<std::size_t>(capacity_bytes_));
+  release();
 }
 
-void SnapshotBuffer::reserve(std::int64_t num_bytes) {
-  if (num_bytes <= capacity_bytes_) return;
+void SnapshotBuffer::release() {
+  pinned_.reset();
   if (data_ != nullptr) ::munmap(data_, static_cast<std::size_t>(capacity_bytes_));
   data_ = nullptr;
   capacity_bytes_ = 0;
+}
+
+void SnapshotBuffer::reserve(std::int64_t num_bytes, Device from) {
+  if (num_bytes <= capacity_bytes_) return;
+  release();
   const auto size = static_cast<std::size_t>(round_up(num_bytes, std::int64_t{2} << 20));
   void* const mapped =
       ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -34,6 +40,7 @@ void SnapshotBuffer::reserve(std::int64_t num_bytes) {
   data_ = static_cast<char*>(mapped);
   capacity_bytes_ = static_cast<std::int64_t>(size);
   ++num_allocations_;
+  pinned_ = pin_host_memory(data_, capacity_bytes_, from);
 }
 
 void check_piece(const StatePiece& piece) {

@@ -91,7 +91,7 @@ void CheckpointWriter::Impl::count_failure(const Flight& ended, const std::strin
 bool CheckpointWriter::Impl::reserve_space(Flight& next) {
   std::int64_t free = 0;
   const Verdict reserved = agree(comm, attempt([&] {
-                                   buffer.reserve(next.num_bytes);
+                                   buffer.reserve(next.num_bytes, options.stream.device);
                                    free = options.check_free_space ? free_bytes(dir) : INT64_MAX;
                                  }));
   stats.num_snapshot_allocations = buffer.num_allocations();

@@ -61,6 +61,10 @@ void synchronize(const Stream& stream);
 // Allocating it is slow: use it through an Arena.
 std::unique_ptr<Allocator> make_pinned_allocator(int index);
 
+// Pins memory that exists, as long as the result lives: copies between it and `device` then run at
+// the bus's rate. Null on the CPU, and where the system grants it not, which costs speed alone.
+std::shared_ptr<void> pin_host_memory(void* data, std::int64_t bytes, Device device);
+
 // Device seconds between marks on a stream.
 class StreamTimer {
  public:

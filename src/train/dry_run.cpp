@@ -1,5 +1,8 @@
 #include "dsv/train/dry_run.h"
 
+#include <filesystem>
+
+#include "dsv/data/shard_format.h"
 #include "dsv/model/dit.h"
 #include "dsv/model/flops.h"
 
@@ -16,21 +19,32 @@ std::string human(double value, const char* unit, double base) {
   return format("{:.4g} {}{}{}", value, kPrefixes[i], base == 1024 && i > 0 ? "i" : "", unit);
 }
 
-// Wavelet latents are the engine's own: a bucket's token grid follows from the model's channels
-// only for them, so the report needs the factors. 96 channels: 4 x 4 pixels and 2 frames a
-// position.
+// Pixels and frames that one latent position stands for. 96 channels of wavelets: 4 x 4 pixels, 2
+// frames.
 struct Factors {
   std::int64_t pixels = 4, frames = 2;
+  std::string source = "assumed from model.in_channels";
 };
 
-Factors factors_of(std::int64_t channels) {
+// The shards know, where there are some; else what is usual for this number of channels.
+Factors factors_of(const Config& config) {
+  const std::string& shards = config.data.shards;
+  if (!shards.empty() && std::filesystem::exists(shards)) {
+    const data::LatentRecipe recipe = data::read_index(shards).latent;
+    if (recipe.kind == "haar") {
+      return {recipe.wavelet.pixel_factor(), recipe.wavelet.frame_factor(), "as in " + shards};
+    }
+  }
+  const std::int64_t channels = config.model.in_channels;
   for (std::int64_t s = 1; s <= 32; s *= 2) {
     for (std::int64_t t = 1; t <= 16; t *= 2) {
       // The most common recipe of a channel count comes first: frames halved once.
-      if (3 * s * s * t == channels && t == 2) return {s, t};
+      if (3 * s * s * t == channels && t == 2) return {.pixels = s, .frames = t};
     }
   }
-  return channels == 16 ? Factors{8, 4} : channels == 4 ? Factors{8, 1} : Factors{};
+  if (channels == 16) return {.pixels = 8, .frames = 4};
+  if (channels == 4) return {.pixels = 8, .frames = 1};
+  return {};
 }
 
 }  // namespace
@@ -64,7 +78,7 @@ MemoryEstimate estimate_memory(const Config& config, std::int64_t tokens) {
 std::string dry_run_report(const Config& config) {
   autograd::ParamStore store;
   model::Dit(config.model).declare(store);
-  const Factors factors = factors_of(config.model.in_channels);
+  const Factors factors = factors_of(config);
   const auto& patch = config.model.patch_size;
   std::string out;
   out += format("parameters        {} ({})\n", store.num_params(),
@@ -77,8 +91,8 @@ std::string dry_run_report(const Config& config) {
     out += "buckets           found in the shards; shown for 64x64, 16 frames\n";
     buckets.push_back({.batch = config.data.batch});
   }
-  out += format("latents           assumed {}x{} pixels and {} frames a position\n\n",
-                factors.pixels, factors.pixels, factors.frames);
+  out += format("latents           {}x{} pixels and {} frames a position ({})\n\n", factors.pixels,
+                factors.pixels, factors.frames, factors.source);
   out += format("{:>12} {:>7} {:>9} {:>7} {:>14} {:>10} {:>12} {:>14}\n", "bucket", "frames",
                 "tokens", "batch", "FLOPs/step", "attention", "state/rank", "activations");
   for (const data::Bucket& b : buckets) {

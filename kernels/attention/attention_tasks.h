@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <limits>
 
+#include "dsv/tensor/tensor.h"
+
 namespace dsv::kernels::cpu {
 
 // Keys and queries that are worked on at a time. The order of every sum follows from these and the
@@ -26,6 +28,11 @@ struct HeadRows {
   std::int64_t stride = 0;
   float* row(std::int64_t s) const { return data + s * stride; }
 };
+
+inline HeadRows head(const Tensor& t, std::int64_t b, std::int64_t h) {
+  if (t.num_elements() == 0) return {};
+  return {.data = t.f32() + b * t.stride(0) + h * t.stride(2), .stride = t.stride(1)};
+}
 
 struct AttentionForwardTask {
   HeadRows q, k, v, o;
@@ -56,6 +63,8 @@ struct AttentionDeltaTask {
   float* delta;
   std::int64_t first_query, num_queries, D;
 };
+
+void attention_delta(const Tensor& o, const Tensor& d_o, const Tensor& delta, const Stream& stream);
 
 // Rows of packed blocks are padded to this many floats: a whole number of vectors of any kind.
 constexpr std::int64_t padded_dim(std::int64_t D) { return (D + 15) / 16 * 16; }

@@ -31,6 +31,16 @@ __device__ inline void copy_async_16(std::uint32_t to, const void* from, bool th
                "r"(there ? 16 : 0)
                : "memory");
 }
+// All 16 bytes are there.
+__device__ inline void copy_async_16(std::uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(to), "l"(from) : "memory");
+}
+// The same for 4 bytes.
+__device__ inline void copy_async_4(std::uint32_t to, const void* from, bool there) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(to), "l"(from),
+               "r"(there ? 4 : 0)
+               : "memory");
+}
 // Closes this thread's group of copies; waits until at most kPending of its groups are under way.
 // Other threads see a copy after the copying thread's wait and a barrier.
 __device__ inline void copy_async_commit() {
@@ -53,6 +63,13 @@ __device__ inline void load_matrices_transposed(std::uint32_t address, std::uint
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
                : "r"(address)
+               : "memory");
+}
+
+// The reverse: lane l gives the address of row l % 8 of matrix l / 8, all of which are stored.
+__device__ inline void store_matrices(std::uint32_t address, const std::uint32_t (&in)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(address),
+               "r"(in[0]), "r"(in[1]), "r"(in[2]), "r"(in[3])
                : "memory");
 }
 

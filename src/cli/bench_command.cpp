@@ -3,6 +3,7 @@
 
 #include "bench_compute.h"
 #include "bench_elementwise.h"
+#include "bench_select.h"
 #include "bench_step.h"
 #include "commands.h"
 
@@ -15,6 +16,7 @@ void add_bench_command(CLI::App& app, Invocation& invocation) {
   add_bench_linear(*bench);
   add_bench_attention(*bench);
   add_bench_elementwise(*bench);
+  add_bench_select(*bench);
   add_bench_step(*bench, invocation);
 }
 

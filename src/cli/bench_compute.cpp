@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "bench_device.h"
+#include "bench_selection.h"
 #include "dsv/base/json.h"
 
 namespace dsv::cli {
@@ -22,8 +23,9 @@ struct Common {
 
 struct Case {
   std::string name;
-  double flops = 0;  // useful ones
+  double flops = 0;  // useful ones; 0: only the time counts
   std::function<void()> run;
+  int dense = -1;  // the case of dense attention that this one is compared with
   std::vector<double> seconds;
 
   double median() const {
@@ -56,13 +58,15 @@ void measure_and_print(std::vector<Case>& cases, const Common& common, BenchDevi
   if (!common.json) {
     std::printf(
         "%s", format("{}; {} peak: {:.1f} GFLOP/s\n"
-                     "{:<44} {:>10} {:>10} {:>10} {:>8} {:>8}\n",
+                     "{:<56} {:>10} {:>10} {:>10} {:>8} {:>8} {:>8}\n",
                      device.describe(), device.on_cuda() ? "the datasheet's" : "measured FMA", peak,
-                     "", "median ms", "best ms", "GFLOP/s", "of peak", "at best")
+                     "", "median ms", "best ms", "GFLOP/s", "of peak", "at best", "x dense")
                   .c_str());
   }
   for (const Case& c : cases) {
     const double median = c.flops / c.median() / 1e9, best = c.flops / c.best() / 1e9;
+    const double times_dense =
+        c.dense >= 0 ? cases[static_cast<std::size_t>(c.dense)].median() / c.median() : 0;
     if (common.json) {
       Json row = Json::object();
       row.set("name", c.name);
@@ -70,13 +74,18 @@ void measure_and_print(std::vector<Case>& cases, const Common& common, BenchDevi
       row.set("best_ms", c.best() * 1e3);
       row.set("gflops", median);
       row.set("share_of_peak", median / peak);
+      if (c.dense >= 0) row.set("times_dense", times_dense);
       rows.push_back(std::move(row));
       continue;
     }
-    std::printf("%s", format("{:<44} {:>10.2f} {:>10.2f} {:>10.1f} {:>7.1f}% {:>7.1f}%\n", c.name,
-                             c.median() * 1e3, c.best() * 1e3, median, 100 * median / peak,
-                             100 * best / peak)
-                          .c_str());
+    std::string line =
+        format("{:<56} {:>10.2f} {:>10.2f}", c.name, c.median() * 1e3, c.best() * 1e3);
+    if (c.flops > 0) {
+      line += format(" {:>10.1f} {:>7.1f}% {:>7.1f}%", median, 100 * median / peak,
+                     100 * best / peak);
+    }
+    if (c.dense >= 0) line += format(" {:>8.2f}", times_dense);
+    std::printf("%s\n", line.c_str());
   }
   if (common.json) {
     Json out = Json::object();
@@ -139,6 +148,7 @@ void bench_linear(const LinearOptions& o) {
 struct AttentionOptions : Common {
   std::vector<std::int64_t> tokens{4096}, head_dim{64, 128};
   std::int64_t heads = 4, batch = 1;
+  SelectionOptions selection;
 };
 
 void bench_attention(const AttentionOptions& o) {
@@ -180,6 +190,51 @@ void bench_attention(const AttentionOptions& o) {
                                                    .scale = scale},
                                                   stream);
                        }});
+      if (o.selection.density == 0) continue;
+      const Selection chosen = random_selection(o.selection, o.batch, o.heads, S, device);
+      const double sparse_flops = 4.0 * static_cast<double>(D) * chosen.num_pairs;
+      const std::string choice = format("{} b={} G={} at {:.2f} %", name, o.selection.granularity,
+                                        o.selection.group, 100 * sparse_flops / flops);
+      const int dense = static_cast<int>(cases.size()) - 2;
+      const auto rows = [](const Tensor& t) { return t.reshape({-1, t.dim(2), t.dim(3)}); };
+      cases.push_back({"bit_transpose" + choice, 0, [=, &table] {
+                         table.bit_transpose(
+                             {.in = rows(chosen.bits), .out = rows(chosen.by_block)}, stream);
+                       }});
+      cases.push_back({"sparse forward" + choice, sparse_flops,
+                       [=, &table] {
+                         table.sparse_attention_forward({.q = q,
+                                                         .k = k,
+                                                         .v = v,
+                                                         .bits = chosen.bits,
+                                                         .block_start = chosen.block_start,
+                                                         .group_start = chosen.group_start,
+                                                         .o = out,
+                                                         .lse = lse,
+                                                         .scale = scale},
+                                                        stream);
+                       },
+                       dense});
+      cases.push_back({"sparse backward" + choice, 2.5 * sparse_flops,
+                       [=, &table] {
+                         table.sparse_attention_backward({.q = q,
+                                                          .k = k,
+                                                          .v = v,
+                                                          .bits = chosen.bits,
+                                                          .by_block = chosen.by_block,
+                                                          .block_start = chosen.block_start,
+                                                          .group_start = chosen.group_start,
+                                                          .o = out,
+                                                          .lse = lse,
+                                                          .d_o = d_o,
+                                                          .dq = dq,
+                                                          .dk = dk,
+                                                          .dv = dv,
+                                                          .delta = delta,
+                                                          .scale = scale},
+                                                         stream);
+                       },
+                       dense + 1});
     }
   }
   measure_and_print(cases, o, device);
@@ -200,15 +255,26 @@ void add_bench_linear(CLI::App& bench) {
 
 void add_bench_attention(CLI::App& bench) {
   auto o = std::make_shared<AttentionOptions>();
-  CLI::App* command = bench.add_subcommand("attention", "Dense attention, forward and backward");
+  CLI::App* command = bench.add_subcommand("attention", "Dense and sparse attention, both passes");
   command->add_option("--tokens", o->tokens, "Sequence lengths")->capture_default_str();
   command->add_option("--head-dim", o->head_dim, "Head dims")->capture_default_str();
   command->add_option("--heads", o->heads, "Heads")->capture_default_str();
   command->add_option("--batch", o->batch, "Samples")->capture_default_str();
+  command
+      ->add_option("--density", o->selection.density,
+                   "Sparse attention too: each group to its own keys and random others, this share")
+      ->check(CLI::Range(0.0, 1.0));
+  command->add_option("--granularity", o->selection.granularity, "Keys that are selected together")
+      ->capture_default_str()
+      ->check(CLI::IsMember({1, 16, 64}));
+  command->add_option("--group", o->selection.group, "Queries that share a selection")
+      ->capture_default_str()
+      ->check(CLI::Range(std::int64_t{1}, kernels::kMaxGroupQueries));
   add_common(command, o);
   command->footer(
-      "Useful FLOPs: forward 4 S^2 D per head, backward 2.5 times that.\n"
-      "Example:\n  dsv bench attention --tokens 4096 16384 --head-dim 64 128 --heads 4");
+      "Useful FLOPs: forward 4 D per (selected) query and key, backward 2.5 times that.\n"
+      "Example:\n  dsv bench attention --tokens 4096 16384 --head-dim 64 128 --heads 4\n"
+      "  dsv bench attention --tokens 8192 --density 0.1 --granularity 16 --group 64");
   command->callback([o] { bench_attention(*o); });
 }
 

@@ -11,6 +11,7 @@
 #include "bench_device.h"
 #include "dsv/base/check_math.h"
 #include "dsv/base/json.h"
+#include "dsv/tensor/cuda_device.h"
 #include "dsv/tensor/transfer.h"
 
 namespace dsv::cli {
@@ -172,6 +173,15 @@ class Cases {
   }
 
   void add_moves() {
+    // Runs of 8 rows from places far apart: what a nested-cube order asks for.
+    std::vector<std::int32_t> order(static_cast<std::size_t>(S_));
+    for (std::int64_t i = 0; i < S_; ++i) {
+      order[static_cast<std::size_t>(i)] =
+          static_cast<std::int32_t>(i % 8 + 8 * (i / 8 % (S_ / 32) * 4 + i / 8 / (S_ / 32)));
+    }
+    order_ = device_.empty({S_}, DType::kI32);
+    transfer(Tensor(order.data(), DType::kI32, {S_}), order_, stream_);
+    synchronize(stream_);
     // Latents of 480p: 16 channels, as many 60 x 104 frames as fit, patches of 1 x 2 x 2.
     const std::int64_t frame = 16 * 60 * 104, T = S_ * C_ / frame;
     const auto video = [=, this](int i) {
@@ -201,6 +211,9 @@ class Cases {
     add("broadcast_add_backward", 1, 1, [this] {
       table_.broadcast_add_backward(
           {.dy = buffers_[0].reshape({2, -1}), .drow = wide_[1].slice(0, 0, S_ * C_ / 2)}, stream_);
+    });
+    add("gather_rows", 2, [this] {
+      table_.gather_rows({.x = activation(0), .index = order_, .y = activation(2)}, stream_);
     });
     add("fill", 1, [this] { table_.fill({.y = buffers_[5], .value = 1}, stream_); });
     add("axpby (b = 0)", 2,
@@ -266,7 +279,7 @@ class Cases {
   const kernels::KernelTable& table_ = device_.kernels();
   const Stream& stream_ = device_.stream();
   std::int64_t S_, C_, a_;  // a_: bytes of an activation's element
-  Tensor buffers_[6], wide_[6], rows_[4], columns_[2], sums_, loss_;
+  Tensor buffers_[6], wide_[6], rows_[4], columns_[2], sums_, loss_, order_;
   std::vector<kernels::AdamWSegment> segments_{{0, S_* C_, 0.01f}};
   std::vector<Case> list_;
 };

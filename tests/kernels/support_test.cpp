@@ -5,6 +5,7 @@
 #include "dsv/base/error.h"
 #include "dsv/kernels/kernel_table.h"
 #include "kernels/support/checks.h"
+#include "kernels/support/hosted_call.h"
 
 namespace dsv::kernels {
 namespace {

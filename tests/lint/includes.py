@@ -32,7 +32,7 @@ THIRD_PARTY = {
     "MPI": (["mpi.h"], ["src/comm/mpi.cpp"]),
     "FFmpeg": (["libav*", "libsw*"], ["src/data/ffmpeg.h", "src/data/frame_converter.cpp",
                                       "src/data/video_reader.cpp", "src/data/video_writer.cpp"]),
-    "Highway": (["hwy/*"], ["kernels/cpu/*.h", "kernels/cpu/*.cpp", "kernels/*/*_cpu.cpp",
+    "Highway": (["hwy/*"], ["kernels/cpu/*.h", "kernels/cpu/*.cpp", "kernels/*/*_cpu.cpp", "kernels/*/*-inl.h",
                             "tests/kernels/support/checks.h"]),
     "OpenMP": (["omp.h"], ["kernels/cpu/*", "src/cli/device_option.cpp"]),
     "intrinsics": (["*intrin.h", "cpuid.h"], ["src/base/crc32c.cpp", "kernels/cpu/*"]),

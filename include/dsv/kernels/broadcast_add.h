@@ -9,12 +9,12 @@ namespace dsv::kernels {
 struct BroadcastAddForward {
   Tensor x;    // in   (B, N)  f32|bf16, contiguous
   Tensor row;  // in   (N)     f32
-  Tensor y;    // out  (B, N)  may alias x
+  Tensor y;    // out  (B, N)  dtype of x; may alias x
 };
 
 // drow[n] += sum_b dy[b,n].   (dx = dy.)
 struct BroadcastAddBackward {
-  Tensor dy;    // in      (B, N)
+  Tensor dy;    // in      (B, N)  f32|bf16
   Tensor drow;  // in+out  (N)  f32, added to
 };
 

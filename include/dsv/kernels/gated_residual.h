@@ -6,7 +6,8 @@
 
 namespace dsv::kernels {
 
-// y[b,s,c] = x[b,s,c] + gate[b,c] * h[b,s,c]   (gate undefined: 1). f32 arithmetic.
+// y[b,s,c] = x[b,s,c] + gate[b,c] * h[b,s,c]   (gate undefined: 1). f32 arithmetic; x,
+// h, y, dy, dh are of one dtype.
 struct GatedResidualForward {
   Tensor x;     // in   (B, S, C)  f32|bf16, contiguous
   Tensor h;     // in   (B, S, C)

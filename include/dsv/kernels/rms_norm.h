@@ -6,7 +6,8 @@
 namespace dsv::kernels {
 
 // y[r,c] = x[r,c] * rstd[r] * weight[c],   rstd[r] = 1 / sqrt(mean_c(x[r,c]^2) + eps).  f32
-// arithmetic. x, y (rows, C) may have any row stride, the last dim is contiguous.
+// arithmetic. x, y, dy, dx (rows, C) are of one dtype and may have any row stride, the last dim is
+// contiguous.
 struct RmsNormForward {
   Tensor x;       // in   (rows, C)  f32|bf16
   Tensor weight;  // in   (C)        f32

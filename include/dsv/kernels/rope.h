@@ -10,7 +10,7 @@ namespace dsv::kernels {
 // the angle of (token s, pair i). inverse rotates back, which is also the gradient.
 struct Rope {
   Tensor x;         // in   (B, S, H, D)  f32|bf16, any strides for B, S, H
-  Tensor y;         // out  (B, S, H, D)  may alias x exactly
+  Tensor y;         // out  (B, S, H, D)  dtype of x; may alias x exactly
   Tensor cos, sin;  // in   (S, D/2)      f32, contiguous
   bool inverse = false;
 };

@@ -52,6 +52,26 @@ Variable repeat_rows(const Context& ctx, const Variable& x, std::int64_t n) {
   return y;
 }
 
+Variable permute_rows(const Context& ctx, const Variable& x, const Tensor& index,
+                      const Tensor& inverse) {
+  DSV_CHECK(x.shape().num_dims() == 3 && index.shape() == Shape{x.dim(1)} &&
+                inverse.shape() == index.shape(),
+            "[permute_rows] index {} and its inverse {} do not fit rows [B, S, C] = {}",
+            index.shape(), inverse.shape(), x.shape());
+  const bool recorded = ctx.tape != nullptr && x.needs_grad();
+  const Variable y(ctx.arena.like(x.value()), recorded);
+  ctx.kernels.gather_rows({.x = x.value(), .index = index, .y = y.value()}, ctx.stream);
+  if (!recorded) return y;
+  ctx.tape->record([x, y, inverse](const Context& c) {
+    const Tensor dy = y.take_grad();
+    if (!dy.defined()) return;
+    const Tensor dx = c.arena.like(dy);
+    c.kernels.gather_rows({.x = dy, .index = inverse, .y = dx}, c.stream);
+    x.add_grad(c, dx);
+  });
+  return y;
+}
+
 Variable cast(const Context& ctx, const Variable& x, DType dtype) {
   if (x.value().dtype() == dtype) return x;
   const Variable y(ctx.arena.empty(x.shape(), dtype), ctx.tape != nullptr);

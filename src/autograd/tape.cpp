@@ -19,10 +19,10 @@ Tensor SavedTensors::take() {
 }
 
 Variable checkpoint(const Context& ctx, const std::vector<Variable>& inputs, Region region,
-                    bool keep_saved) {
+                    bool keep_optional) {
   if (ctx.tape == nullptr) return region(ctx, inputs);
 
-  auto saved = keep_saved ? std::make_shared<SavedTensors>() : nullptr;
+  auto saved = std::make_shared<SavedTensors>(keep_optional);
   Context forward = ctx;
   forward.tape = nullptr;
   forward.pass = Pass::kForward;
@@ -46,7 +46,7 @@ Variable checkpoint(const Context& ctx, const std::vector<Variable>& inputs, Reg
       const Variable again = region(recompute, leaves);
       again.add_grad(c, std::move(dy));
     }
-    DSV_CHECK(saved == nullptr || saved->empty(),
+    DSV_CHECK(saved->empty(),
               "[checkpoint] the recompute took fewer tensors than were saved");
     recompute.saved = nullptr;
     // Gradients that the inputs already have go through the region, so that sums keep their order.

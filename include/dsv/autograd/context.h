@@ -24,7 +24,7 @@ struct Context {
   DType compute_dtype = DType::kF32;  // of activations and GEMM operands
   Tape* tape = nullptr;               // null: nothing is recorded (evaluation, sampling)
   Pass pass = Pass::kForward;
-  SavedTensors* saved = nullptr;  // of the checkpointed region that is running, if it keeps any
+  SavedTensors* saved = nullptr;  // of the checkpointed region that is running, if one is
 
   // Runs fn once per micro-batch: in the forward pass, never in a recompute. For statistics,
   // profiling, and whatever else an op does beside computing its value.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <functional>
 
 #include "dsv/autograd/param_store.h"
 #include "dsv/autograd/tape.h"
@@ -35,6 +36,15 @@ struct RopeTables {
   Tensor cos, sin;
 };
 
+// The keys that each group of queries attends to, as kernels/sparse_attention.h lays them out. bits
+// undefined: all keys.
+struct KeySelection {
+  Tensor bits, block_start, group_start;
+  bool dense() const { return !bits.defined(); }
+};
+// Chooses keys for q and k (B, S, H * D) as attention sees them, normed and rotated.
+using SelectKeys = std::function<KeySelection(const Context&, const Tensor& q, const Tensor& k)>;
+
 // Multi-head attention on projected inputs, without a transpose. Self: q_source == kv_source = [B,
 // S, 3C] holding q | k | v. Cross: q_source [B, Sq, C], kv_source [B, Skv, 2C] holding k | v. q and
 // k are RMS-normed over C where norm_q/norm_k are given, then rotated where rope is. In a region
@@ -45,7 +55,8 @@ struct AttentionOptions {
   float norm_eps = 1e-6f;
   RopeTables rope;    // undefined: none
   Tensor key_bias;    // [B, Skv] f32; undefined: none
-  bool keep = false;  // save o and lse when the region keeps tensors
+  SelectKeys select;  // empty: all keys. Runs in the forward pass, never in a recompute
+  bool keep = false;  // save o and lse where the region keeps optional tensors
 };
 Variable attention(const Context& ctx, const Variable& q_source, const Variable& kv_source,
                    const AttentionOptions& options);
@@ -62,6 +73,10 @@ Variable repeat_rows(const Context& ctx, const Variable& x, std::int64_t n);
 // Another dtype; the gradient is cast back.
 Variable cast(const Context& ctx, const Variable& x, DType dtype);
 Variable reshape(const Context& ctx, const Variable& x, const Shape& shape);
+
+// y[b, i] = x[b, index[i]]; `inverse` undoes it: index[inverse[i]] = i. Both (S) i32.
+Variable permute_rows(const Context& ctx, const Variable& x, const Tensor& index,
+                      const Tensor& inverse);
 
 // Latents to tokens (a constant: latents need no gradient) and predicted tokens to latents.
 struct PatchGeometry {

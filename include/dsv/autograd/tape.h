@@ -27,24 +27,29 @@ class Tape {
 };
 
 // What a checkpointed region keeps beside its inputs. Ops put tensors in the forward pass and take
-// them in the same order in the recompute, in place of computing them.
+// them in the same order in the recompute, in place of computing them. Some must be kept, since
+// computing them again could give something else; those that only cost time are kept where the
+// region keeps_optional().
 class SavedTensors {
  public:
+  explicit SavedTensors(bool keeps_optional) : keeps_optional_(keeps_optional) {}
+  bool keeps_optional() const { return keeps_optional_; }
   void put(Tensor tensor) { tensors_.push_back(std::move(tensor)); }
   Tensor take();
   bool empty() const { return tensors_.empty(); }
 
  private:
   std::deque<Tensor> tensors_;
+  bool keeps_optional_;
 };
 
 // A region of the graph: a function of variables, pure but for side_effect and parameter gradients.
 using Region = std::function<Variable(const Context&, const std::vector<Variable>& inputs)>;
 
-// Runs region(inputs) without recording, keeping its inputs and, if keep_saved, what its ops put
-// into Context::saved; the backward pass runs it again with Pass::kRecompute and differentiates
+// Runs region(inputs) without recording, keeping its inputs and what its ops put into
+// Context::saved, of the optional tensors only if keep_optional; the backward pass runs it again with Pass::kRecompute and differentiates
 // that run. Gradients are bitwise those of the recorded region. With ctx.tape null it just runs.
 Variable checkpoint(const Context& ctx, const std::vector<Variable>& inputs, Region region,
-                    bool keep_saved);
+                    bool keep_optional);
 
 }  // namespace dsv::autograd

@@ -1,5 +1,6 @@
 // dsv sample: videos from a run's or a checkpoint's weights.
 #include <CLI/CLI.hpp>
+#include <chrono>
 #include <filesystem>
 #include <memory>
 
@@ -26,6 +27,7 @@ struct Options {
   DeviceOption device;
   double cfg_scale = -1, fps = 0;
   bool raw = false;
+  std::string attention = "policy";
 };
 
 // A run folder, or a checkpoint folder.
@@ -92,10 +94,17 @@ void run(const Options& o) {
   log_info("[sample] {} weights of step {}; {} clip(s) of {}x{}, {} frames", ema ? "EMA" : "raw",
            reader.meta().step, count, request.height, request.width, request.frames);
   for (std::size_t i = 0; i < count; ++i) log_info("[sample] {}: {}", i, request.prompts[i]);
+  if (o.attention == "policy") request.attention = &state.attention();
+  const std::int64_t sparse = request.attention != nullptr ? request.attention->num_sparse_blocks() : 0;
+  if (sparse > 0) log_info("[sample] attention is sparse in {} of {} blocks", sparse, config.model.num_layers);
+  const auto start = std::chrono::steady_clock::now();
   train::Progress progress({.name = "sampling", .num_steps = request.num_steps});
   const train::Generated generated =
       train::generate(ctx, state.dit(), config.diffusion, codec, request,
                       [&](int done, int) { progress.update(done, ""); });
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+  log_info("[sample] {:.2f} s, {:.1f} ms a solver step", took.count(),
+           1e3 * took.count() / request.num_steps);
   const fs::path out(o.out);
   const std::string stem = (out.parent_path() / out.stem()).string();
   for (const std::string& path :
@@ -133,6 +142,11 @@ void add_sample_command(CLI::App& app, Invocation&) {
   sample->add_option("--fps", o->fps, "Frame rate of the files (default: sample.fps)");
   sample->add_option("--seed", o->seed, "Of the initial noise (default: run.seed)");
   add_device_option(sample, &o->device, "auto");
+  sample
+      ->add_option("--attention", o->attention,
+                   "policy: sparse where training was; full: to everything")
+      ->check(CLI::IsMember({"policy", "full"}))
+      ->capture_default_str();
   sample->add_flag("--raw", o->raw, "Use the raw weights, not the EMA");
   sample->footer(
       "Example:\n  dsv sample runs/mine --prompt \"a red ball rolls to the left\" -o out.mp4");

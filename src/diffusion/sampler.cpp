@@ -4,13 +4,17 @@ namespace dsv::diffusion {
 namespace {
 
 // The velocity dx/dsigma = noise - x0 from the model's prediction: the first channels, sign undone.
-Tensor velocity(const autograd::Context& ctx, model::Dit& dit, const Tensor& x, double sigma,
-                const Tensor& text, const Tensor& mask) {
+Tensor velocity(const autograd::Context& ctx, model::Dit& dit, sparsity::Controller* attention,
+                const Tensor& x, double sigma, const Tensor& text, const Tensor& mask) {
   const std::int64_t batch = x.dim(0);
   const Tensor t = ctx.arena.empty({batch});
   ctx.kernels.fill({.y = t, .value = static_cast<float>(1000 * sigma)}, ctx.stream);
   const autograd::Variable prediction =
-      dit.forward(ctx, {.latents = x, .timesteps = t, .text = text, .text_mask = mask});
+      dit.forward(ctx, {.latents = x,
+                        .timesteps = t,
+                        .text = text,
+                        .text_mask = mask,
+                        .attention = attention});
   const Tensor v = ctx.arena.like(x);
   const std::int64_t used = x.num_elements() / batch;
   ctx.kernels.axpby({.x = prediction.value().reshape({batch, -1}).slice(1, 0, used),
@@ -40,9 +44,10 @@ Tensor sample_euler(const autograd::Context& ctx, model::Dit& dit, const SampleR
   for (int i = 0; i < request.num_steps; ++i) {
     const double sigma = sigmas[static_cast<std::size_t>(i)];
     const double step = sigmas[static_cast<std::size_t>(i) + 1] - sigma;
-    const Tensor v = velocity(ctx, dit, x, sigma, request.text, request.text_mask);
+    const Tensor v = velocity(ctx, dit, request.attention, x, sigma, request.text, request.text_mask);
     if (request.cfg_scale != 1.0) {
-      const Tensor null = velocity(ctx, dit, x, sigma, request.null_text, request.null_mask);
+      const Tensor null = velocity(ctx, dit, request.attention, x, sigma, request.null_text,
+                                   request.null_mask);
       const auto scale = static_cast<float>(request.cfg_scale);
       ctx.kernels.axpby({.x = null, .y = v, .a = 1 - scale, .b = scale}, ctx.stream);
     }

@@ -26,6 +26,19 @@ void add_linear(std::vector<ParamSpec>& specs, const std::string& name, const Sh
       {.name = name + ".bias", .shape = {shape[0]}, .init = Init::kZeros, .decay = false});
 }
 
+std::array<std::int64_t, 3> token_grid(const autograd::PatchGeometry& g) {
+  return {g.latent[0] / g.patch[0], g.latent[1] / g.patch[1], g.latent[2] / g.patch[2]};
+}
+
+std::vector<TokenPosition> ordered_positions(const sparsity::TokenOrder& order) {
+  std::vector<TokenPosition> out;
+  for (std::int64_t i = 0; i < order.num_tokens(); ++i) {
+    const auto [t, h, w] = order.coordinates(i);
+    out.push_back({t, h, w});
+  }
+  return out;
+}
+
 }  // namespace
 
 Dit::Dit(DitConfig config) : config_(std::move(config)), names_(names_of(config_)) {
@@ -113,32 +126,39 @@ Dit::Recording& Dit::plan_recording(const autograd::Context& ctx, const Shape& l
 }
 
 const Dit::Positions& Dit::positions(const autograd::Context& ctx,
-                                     const autograd::PatchGeometry& geometry) {
-  const auto& g = geometry;
-  const std::array<std::int64_t, 3> grid{g.latent[0] / g.patch[0], g.latent[1] / g.patch[1],
-                                         g.latent[2] / g.patch[2]};
-  const auto found = positions_.find(grid);
+                                     const autograd::PatchGeometry& geometry,
+                                     const sparsity::SequenceLayout* layout) {
+  const std::array<std::int64_t, 3> grid = token_grid(geometry);
+  const auto found = positions_.find({grid, layout});
   if (found != positions_.end()) return found->second;
-  const auto tokens = raster_positions(grid[0], grid[1], grid[2]);
+  const auto tokens = layout != nullptr ? ordered_positions(layout->order)
+                                        : raster_positions(grid[0], grid[1], grid[2]);
   Positions made;
   if (config_.family == Family::kWan) {
     made.rope = rope_tables(ctx, tokens, config_.head_dim);
   } else {
     made.sincos = sincos_positions(ctx, tokens, grid[1], grid[2], config_);
   }
-  return positions_.emplace(grid, std::move(made)).first->second;
+  return positions_.emplace(std::pair(grid, layout), std::move(made)).first->second;
 }
 
 Variable Dit::embed_tokens(const autograd::Context& ctx, const Tensor& latents,
-                           const autograd::PatchGeometry& geometry) {
-  const Variable patches(autograd::patchify(ctx, latents, geometry, false));
+                           const autograd::PatchGeometry& geometry,
+                           const sparsity::SequenceLayout* layout) {
+  // Patches are narrower than tokens: the order is changed here, and back behind the head.
+  Variable patches(autograd::patchify(ctx, latents, geometry, false));
+  if (layout != nullptr) {
+    patches = autograd::permute_rows(ctx, patches, layout->to_order, layout->to_raster);
+  }
   const Variable x = autograd::linear(ctx, patches, patch_weight_, patch_bias_);
-  const Positions& at = positions(ctx, geometry);
+  const Positions& at = positions(ctx, geometry, layout);
   return at.sincos.defined() ? autograd::broadcast_add(ctx, x, at.sincos) : x;
 }
 
 Variable Dit::forward(const autograd::Context& ctx, const DitInputs& inputs) {
   const autograd::PatchGeometry patches = geometry(inputs.latents.shape());
+  const sparsity::SequenceLayout* const layout =
+      inputs.attention != nullptr ? inputs.attention->layout(ctx, token_grid(patches)) : nullptr;
   const std::int64_t batch = inputs.latents.dim(0), width = config_.width();
   DSV_CHECK(inputs.timesteps.shape() == Shape{batch}, "[dit] expected {} timesteps, got {}", batch,
             inputs.timesteps.shape());
@@ -163,7 +183,9 @@ Variable Dit::forward(const autograd::Context& ctx, const DitInputs& inputs) {
 
   BlockInputs shared{.modulation = autograd::reshape(ctx, projected, {batch, 6, width}),
                      .text = text,
-                     .rope = positions(ctx, patches).rope};
+                     .rope = positions(ctx, patches, layout).rope,
+                     .attention = inputs.attention,
+                     .layout = layout};
   if (config_.family == Family::kDsv) {
     // (1 - mask) * kMaskedScore
     shared.text_bias = ctx.arena.like(inputs.text_mask);
@@ -172,21 +194,26 @@ Variable Dit::forward(const autograd::Context& ctx, const DitInputs& inputs) {
                       ctx.stream);
   }
 
-  Variable x = embed_tokens(ctx, inputs.latents, patches);
+  Variable x = embed_tokens(ctx, inputs.latents, patches, layout);
   Recording& recording = plan_recording(ctx, inputs.latents.shape());
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     const BlockParams& params = blocks_[i];
+    const auto layer = static_cast<std::int64_t>(i);
     const std::int64_t held = ctx.arena.stats().in_use_bytes;
     if (config_.checkpointing == Checkpointing::kNone ||
         static_cast<std::int64_t>(blocks_.size() - i) <= recording.num_whole) {
-      x = dit_block(ctx, config_, params, x, shared);
+      x = dit_block(ctx, config_, layer, params, x, shared);
       if (ctx.tape != nullptr) recording.whole_bytes = ctx.arena.stats().in_use_bytes - held;
       continue;
     }
-    const auto region = [this, &params, rope = shared.rope, bias = shared.text_bias](
-                            const autograd::Context& c, const std::vector<Variable>& in) {
-      return dit_block(c, config_, params, in[0],
-                       {.modulation = in[1], .text = in[2], .rope = rope, .text_bias = bias});
+    BlockInputs constants = shared;  // the rest are the region's inputs
+    constants.modulation = constants.text = {};
+    const auto region = [this, layer, &params, constants](const autograd::Context& c,
+                                                          const std::vector<Variable>& in) {
+      BlockInputs all = constants;
+      all.modulation = in[1];
+      all.text = in[2];
+      return dit_block(c, config_, layer, params, in[0], all);
     };
     x = autograd::checkpoint(ctx, {x, shared.modulation, shared.text}, region,
                              config_.checkpointing != Checkpointing::kBlock);
@@ -198,7 +225,10 @@ Variable Dit::forward(const autograd::Context& ctx, const DitInputs& inputs) {
   const float eps = config_.family == Family::kWan ? config_.eps : kDsvHeadEps;
   const Variable normed = autograd::layer_norm(
       ctx, x, {}, {}, {.table = head_mod, .shift_idx = 0, .scale_idx = 1}, eps);
-  const Variable tokens = autograd::linear(ctx, normed, head_weight_, head_bias_);
+  Variable tokens = autograd::linear(ctx, normed, head_weight_, head_bias_);
+  if (layout != nullptr) {
+    tokens = autograd::permute_rows(ctx, tokens, layout->to_raster, layout->to_order);
+  }
   return autograd::unpatchify(ctx, tokens, patches, config_.out_channels);
 }
 

@@ -55,15 +55,26 @@ std::int64_t ffn_rows(const DitConfig& config) {
   return config.ffn == FeedForward::kGeglu ? 2 * config.ffn_dim : config.ffn_dim;
 }
 
-Variable self_attention(const autograd::Context& ctx, const DitConfig& config, const BlockParams& p,
-                        const Variable& h, const autograd::RopeTables& rope) {
+// Asks the run's controller for keys, where there is one with a token order.
+autograd::SelectKeys key_selector(const BlockInputs& inputs, std::int64_t layer,
+                                  const Variable& h) {
+  if (inputs.attention == nullptr || inputs.layout == nullptr) return {};
+  return [controller = inputs.attention, layout = inputs.layout, layer, hidden = h.value()](
+             const autograd::Context& ctx, const Tensor& q, const Tensor& k) {
+    return controller->select(ctx, layer, *layout, {.hidden = hidden, .q = q, .k = k});
+  };
+}
+
+Variable self_attention(const autograd::Context& ctx, const DitConfig& config, std::int64_t layer,
+                        const BlockParams& p, const Variable& h, const BlockInputs& inputs) {
   const Variable qkv = autograd::linear(ctx, h, p.qkv_weight, p.qkv_bias);
   const Variable o = autograd::attention(ctx, qkv, qkv,
                                          {.num_heads = config.num_heads,
                                           .norm_q = p.norm_q,
                                           .norm_k = p.norm_k,
                                           .norm_eps = config.eps,
-                                          .rope = rope,
+                                          .rope = inputs.rope,
+                                          .select = key_selector(inputs, layer, h),
                                           .keep = true});
   return autograd::linear(ctx, o, p.self_out_weight, p.self_out_bias);
 }
@@ -159,14 +170,14 @@ BlockParams bind_block(const DitConfig& config, const autograd::ParamStore& stor
           .ffn_out_bias = get(names.ffn_out + ".bias")};
 }
 
-Variable dit_block(const autograd::Context& ctx, const DitConfig& config, const BlockParams& p,
-                   const Variable& x_in, const BlockInputs& inputs) {
+Variable dit_block(const autograd::Context& ctx, const DitConfig& config, std::int64_t layer,
+                   const BlockParams& p, const Variable& x_in, const BlockInputs& inputs) {
   const Variable mod = autograd::broadcast_add(ctx, inputs.modulation, p.table);
   // 1) self-attention
   Variable h = autograd::layer_norm(ctx, x_in, p.self_norm_weight, p.self_norm_bias,
                                     {.table = mod, .shift_idx = 0, .scale_idx = 1}, config.eps);
-  Variable x =
-      autograd::gated_residual(ctx, x_in, self_attention(ctx, config, p, h, inputs.rope), mod, 2);
+  Variable x = autograd::gated_residual(
+      ctx, x_in, self_attention(ctx, config, layer, p, h, inputs), mod, 2);
   // 2) cross-attention to text, ungated
   h = p.cross_norm_weight.defined()
           ? autograd::layer_norm(ctx, x, p.cross_norm_weight, p.cross_norm_bias, {}, config.eps)

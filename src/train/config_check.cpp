@@ -63,6 +63,15 @@ void check_across(const Config& c, Problems& problems) {
   problems.require(!follows || c.optim.warmup_steps < c.run.steps, "optim.warmup_steps",
                    "expected below run.steps = {}, as the decay ends there, got {}", c.run.steps,
                    c.optim.warmup_steps);
+  const std::int64_t rank = c.sparsity.predictor_rank;
+  problems.require(c.attention.policy != sparsity::Policy::kDsv ||
+                       (rank % 2 == 0 && rank <= c.model.head_dim),
+                   "sparsity.predictor_rank",
+                   "expected an even number of at most model.head_dim = {}, got {}",
+                   c.model.head_dim, rank);
+  problems.require(c.sparsity.min_density <= c.sparsity.max_density, "sparsity.min_density",
+                   "expected at most sparsity.max_density = {}, got {}", c.sparsity.max_density,
+                   c.sparsity.min_density);
   problems.require(c.parallel.cp == 1, "parallel.cp",
                    "expected 1, got {}: context parallelism is not built yet", c.parallel.cp);
 }

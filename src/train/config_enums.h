@@ -66,6 +66,30 @@ constexpr auto kEnumNames<diffusion::LossWeighting> =
                                                        {"by_table",
                                                         diffusion::LossWeighting::kByTable}});
 template <>
+constexpr auto kEnumNames<sparsity::Policy> =
+    std::to_array<EnumName<sparsity::Policy>>({{"full", sparsity::Policy::kFull},
+                                               {"window", sparsity::Policy::kWindow},
+                                               {"dsv", sparsity::Policy::kDsv},
+                                               {"block_mean", sparsity::Policy::kBlockMean}});
+template <>
+constexpr auto kEnumNames<sparsity::WindowSize> = std::to_array<EnumName<sparsity::WindowSize>>(
+    {{"third", sparsity::WindowSize::kThird}, {"two_thirds", sparsity::WindowSize::kTwoThirds}});
+template <>
+constexpr auto kEnumNames<sparsity::CubePath> = std::to_array<EnumName<sparsity::CubePath>>(
+    {{"hilbert", sparsity::CubePath::kHilbert}, {"raster", sparsity::CubePath::kRaster}});
+template <>
+constexpr auto kEnumNames<sparsity::KeyCount> = std::to_array<EnumName<sparsity::KeyCount>>(
+    {{"mass", sparsity::KeyCount::kMass}, {"fixed", sparsity::KeyCount::kFixed}});
+template <>
+constexpr auto kEnumNames<sparsity::PredictorInput> =
+    std::to_array<EnumName<sparsity::PredictorInput>>(
+        {{"auto", sparsity::PredictorInput::kAuto},
+         {"hidden", sparsity::PredictorInput::kHidden},
+         {"qk", sparsity::PredictorInput::kQk}});
+template <>
+constexpr auto kEnumNames<kernels::Proxy> = std::to_array<EnumName<kernels::Proxy>>(
+    {{"mean", kernels::Proxy::kMean}, {"centre", kernels::Proxy::kCentre}});
+template <>
 constexpr auto kEnumNames<optim::Schedule> =
     std::to_array<EnumName<optim::Schedule>>({{"constant", optim::Schedule::kConstant},
                                               {"cosine", optim::Schedule::kCosine},

@@ -256,6 +256,7 @@ std::vector<Field> make_fields() {
   Table table;
   add_run(table);
   add_model(table);
+  add_attention(table);
   add_diffusion(table);
   add_data(table);
   add_optim(table);
@@ -273,6 +274,8 @@ const std::vector<Section>& sections() {
       {"run", "What runs, where, and for how long."},
       {"precision", "Number formats."},
       {"model", "The shape of the Diffusion Transformer."},
+      {"attention", "What each query of self-attention attends to."},
+      {"sparsity", "Dynamic sparsity: when attention may leave keys out, and which."},
       {"diffusion", "Flow matching: timesteps, shift, and weights of the loss."},
       {"data", "Shards, shapes, and batches."},
       {"optim", "AdamW, its schedule, and the average of the weights."},

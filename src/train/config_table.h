@@ -81,4 +81,7 @@ class Table {
   std::vector<Field> fields_;
 };
 
+// The sections attention and sparsity.
+void add_attention(Table& table);
+
 }  // namespace dsv::train

@@ -79,7 +79,8 @@ Generated generate(const autograd::Context& ctx, model::Dit& dit, const diffusio
       .seed = request.seed,
       .num_steps = request.num_steps,
       .cfg_scale = request.cfg_scale,
-      .shift = diffusion::shift_of(flow, {request.height, request.width, latents[2]})};
+      .shift = diffusion::shift_of(flow, {request.height, request.width, latents[2]}),
+      .attention = request.attention};
   for (std::int64_t b = 0; b < B; ++b) sampling.noise_ids.push_back(static_cast<std::uint64_t>(b));
 
   Generated out;

@@ -73,7 +73,7 @@ struct RunLog::Impl {
   bool had_checkpoints = false;
   // Rank 0 only.
   std::optional<RunDir> dir;
-  std::optional<MetricsFile> metrics;
+  std::optional<MetricsFile> metrics, sparsity;
   std::optional<TensorboardWriter> tensorboard;
   std::optional<Progress> progress;
 };
@@ -160,6 +160,9 @@ void RunLog::start(std::int64_t step) {
   if (m.world.rank() != 0) return;
   m.dir->write_config(m.config);
   m.metrics.emplace(m.paths.metrics(), step + 1);
+  if (m.config.attention.policy == sparsity::Policy::kDsv) {
+    m.sparsity.emplace(m.paths.sparsity(), step + 1);
+  }
   if (m.config.log.tensorboard) m.tensorboard.emplace(m.paths.tensorboard(), step + 1);
   m.progress.emplace(Progress::Options{.mode = m.config.log.progress,
                                        .name = m.config.run.name,
@@ -176,6 +179,11 @@ void RunLog::step(std::int64_t step, const Json& record) {
   if (!m.tensorboard) return;
   m.tensorboard->scalars(step, "train", record);
   m.tensorboard->scalars(step, "time_ms", record.at("time_ms"));
+}
+
+void RunLog::sparsity(std::int64_t step, const Json& record) {
+  Impl& m = *impl_;
+  if (m.world.rank() == 0) m.sparsity->append(step, "sparsity", record);
 }
 
 void RunLog::held_out(std::int64_t step, const Json& record) {

@@ -30,11 +30,12 @@ void drop_text(const data::LoaderBatch& batch, const Config& config, const Tenso
 }
 
 model::DitInputs model_inputs(const autograd::Context& ctx, const diffusion::FlowBatch& flow,
-                              const data::LoaderBatch& batch) {
+                              const data::LoaderBatch& batch, TrainState& state) {
   return {.latents = flow.x_t,
           .timesteps = flow.timesteps,
           .text = to_device(ctx, batch.text),
-          .text_mask = to_device(ctx, batch.text_mask)};
+          .text_mask = to_device(ctx, batch.text_mask),
+          .attention = &state.attention()};
 }
 
 double sum(const autograd::Context& ctx, const Tensor& device) {
@@ -55,7 +56,8 @@ double accumulate(Runtime& runtime, TrainState& state, const Config& config,
   autograd::Variable prediction;
   {
     const TraceScope trace(ctx.tracer, "forward");
-    prediction = state.dit().forward(ctx, model_inputs(ctx, flow, batch));
+    state.attention().set_sample_weight(1.0 / static_cast<double>(batch.global_batch));
+    prediction = state.dit().forward(ctx, model_inputs(ctx, flow, batch, state));
   }
   const Tensor losses = autograd::mse_loss(ctx, prediction, flow.target, flow.weight,
                                            1.0f / static_cast<float>(batch.global_batch));
@@ -106,6 +108,8 @@ StepResult train_step(Runtime& runtime, TrainState& state, const Config& config,
   const autograd::Context ctx = runtime.context();
   comm::Communicator& world = *runtime.mesh().world;
   state.params().zero_grad(ctx);
+  state.predictors().zero_grad(ctx);
+  state.attention().begin_step(state.step());
   Sums sums = run_micro_batches(runtime, state, config, next, null_text);
   if (fault_point("grad", world.rank(), state.step()) == FaultAction::kNan)
     sums.loss = std::nan("");
@@ -118,6 +122,7 @@ StepResult train_step(Runtime& runtime, TrainState& state, const Config& config,
   {
     const TraceScope trace(ctx.tracer, "grad_sync");
     parallel::sync_gradients(ctx, state.params());
+    parallel::sync_gradients(ctx, state.predictors());
   }
   StepResult result{.num_samples = sums.num_samples};
   {
@@ -128,9 +133,15 @@ StepResult train_step(Runtime& runtime, TrainState& state, const Config& config,
                   "[train] step {}: {} gradients are not finite, the first in unit '{}'",
                   state.step(), result.grad.num_nonfinite, result.grad.first_nonfinite);
     }
+    // Predictors move with the rate of the stage that their gradients are from.
+    const bool is_sparse = state.attention().state().stage == sparsity::Stage::kSparse;
+    result.decisions = state.attention().end_step(ctx);
     result.lr = optim::learning_rate(config.optim, state.step(), config.run.steps);
     optim::adamw_step(ctx, state.params(), config.optim, result.lr,
                       optim::clip_scale(result.grad.norm, config.optim.grad_clip),
+                      state.step() + 1);
+    optim::adamw_step(ctx, state.predictors(), config.optim,
+                      result.lr * (is_sparse ? config.sparsity.predictor_lr_factor : 1.0), 1.0,
                       state.step() + 1);
   }
   using comm::ReduceOp;
@@ -159,7 +170,7 @@ std::vector<double> held_out_loss(Runtime& runtime, TrainState& state, const Con
           ctx, config.diffusion, config.model.family, to_device(ctx, batch.latent),
           batch.sample_ids, config.run.seed, q, quantiles, clip_size(batch));
       const autograd::Variable prediction =
-          state.dit().forward(ctx, model_inputs(ctx, flow, batch));
+          state.dit().forward(ctx, model_inputs(ctx, flow, batch, state));
       // Unweighted: a measure must not change with loss_weighting.
       total += sum(ctx, autograd::mse_loss(ctx, prediction, flow.target, Tensor(), 0));
     }

@@ -11,6 +11,7 @@
 #include "dsv/comm/watchdog.h"
 #include "dsv/data/held_out.h"
 #include "dsv/data/loader.h"
+#include "dsv/train/attention_costs.h"
 #include "dsv/train/checkpoint_writer.h"
 #include "dsv/train/config_io.h"
 #include "dsv/train/fault.h"
@@ -28,6 +29,8 @@ using comm::Phase;
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
+
+constexpr int kCostRepeats = 3;
 
 bool due(std::int64_t step, std::int64_t every) {
   return every > 0 && step % every == 0;
@@ -74,6 +77,7 @@ struct Trainer::Impl {
   Impl(const Config& c, std::unique_ptr<comm::Communicator> world, const Place& place,
        const std::string& resume_path)
       : config(c),
+        watchdog(c.watchdog, *world),
         runtime({.device = c.run.device,
                  .compute = c.precision.compute,
                  .determinism = c.run.determinism,
@@ -82,7 +86,6 @@ struct Trainer::Impl {
                  .cp = c.parallel.cp},
                 std::move(world)),
         rank(runtime.mesh().world->rank()),
-        watchdog(c.watchdog, *runtime.mesh().world),
         log(c, *runtime.mesh().world),
         dataset(open_dataset(c)),
         codec(codec_of(dataset->index())),
@@ -105,19 +108,23 @@ struct Trainer::Impl {
   comm::Communicator& world() { return *runtime.mesh().world; }
 
   void resume(const std::string& path);
+  void find_costs();
+  std::vector<Shape> plan_latents() const;
   std::vector<std::string> sample_prompts() const;
   void save();
   void evaluate();
   void sample();
   void record_gpu(Json& record) const;
+  void record_sparsity(Json& record) const;
   Json step_record(const StepResult& result, double seconds, const comm::CommStats& before);
+  void tell_sparsity(const StepResult& result, sparsity::Stage before);
   ExitCode finish(bool stopped);
   ExitCode run();
 
   Config config;
+  comm::Watchdog watchdog;  // before the runtime: connecting to peers can hang, too
   Runtime runtime;
   int rank;
-  comm::Watchdog watchdog;
   RunLog log;
   std::shared_ptr<const data::Dataset> dataset;
   Codec codec;
@@ -177,6 +184,7 @@ void Trainer::Impl::resume(const std::string& path) {
     resumed = state.step();
     log.resumed(*reader, runtime);
   }
+  if (state.attention().needs_costs() && state.attention().costs().points.empty()) find_costs();
   writer = std::make_unique<CheckpointWriter>(
       log.checkpoint_dir(),
       CheckpointWriter::Options{.keep = config.checkpoint.keep,
@@ -186,6 +194,53 @@ void Trainer::Impl::resume(const std::string& path) {
                                 .stream = runtime.stream()},
       world());
   log.start(state.step());
+}
+
+// Rank 0 reads or measures, and all decide from its numbers.
+void Trainer::Impl::find_costs() {
+  watchdog.beat(Phase::kInit, 0, "what attention costs");
+  std::string text;
+  if (rank == 0) {
+    costs::AttentionCosts found;
+    if (!config.sparsity.profile.empty()) {
+      found = read_profile(config.sparsity.profile, cost_frame(config, runtime),
+                           config.sparsity.allow_stale);
+    } else {
+      log_info("[profile] measuring what attention costs here; `dsv profile` does it once for all "
+               "runs");
+      std::vector<sparsity::Extent3> grids;
+      for (const Shape& latents : plan_latents()) {
+        const autograd::PatchGeometry g = state.dit().geometry(latents);
+        grids.push_back({g.latent[0] / g.patch[0], g.latent[1] / g.patch[1],
+                         g.latent[2] / g.patch[2]});
+      }
+      found = measure_attention_costs(config, runtime, grids, kCostRepeats,
+                                      [](const costs::AttentionPoint& point) {
+                                        log_info("[profile] {}", describe(point));
+                                      });
+    }
+    text = costs::to_json(found).dump();
+  }
+  text = world().broadcast_bytes(text, 0);
+  state.attention().set_costs(
+      costs::attention_costs_from_json(parse_json(text, "costs of rank 0"), "costs of rank 0"));
+}
+
+// The latents [1, C, T, H, W] of each bucket's shape.
+std::vector<Shape> Trainer::Impl::plan_latents() const {
+  std::vector<Shape> out;
+  for (const data::Bucket& bucket : plan->buckets()) {
+    for (const data::SampleRecord& record : dataset->index().samples) {
+      if (record.height != bucket.height || record.width != bucket.width ||
+          record.frames != bucket.frames) {
+        continue;
+      }
+      const Shape& l = record.latent_shape;
+      out.push_back({1, l[0], l[1], l[2], l[3]});
+      break;
+    }
+  }
+  return out;
 }
 
 std::vector<std::string> Trainer::Impl::sample_prompts() const {
@@ -223,6 +278,7 @@ void Trainer::Impl::save() {
   for (const std::string& text : sample_prompts()) captions.push_back(text);
   meta.extra.set("captions", std::move(captions));
   meta.extra.set("layout", log.layout(runtime));
+  state.describe(meta.extra);
   writer->save(meta, state.pieces(runtime.mesh()));
 }
 
@@ -272,7 +328,8 @@ void Trainer::Impl::sample() {
                             .frames = bucket.frames,
                             .num_steps = narrow<int>(config.sample.steps),
                             .cfg_scale = config.sample.cfg_scale,
-                            .seed = config.run.seed};
+                            .seed = config.run.seed,
+                            .attention = &state.attention()};
     request.prompts = sample_prompts();
     const autograd::Context ctx = runtime.context();
     if (config.optim.ema) state.params().swap_ema(ctx);
@@ -297,6 +354,30 @@ void Trainer::Impl::record_gpu(Json& record) const {
   set("gpu_temperature_c", usage.temperature_c);
 }
 
+void Trainer::Impl::record_sparsity(Json& record) const {
+  const sparsity::SparsityState& s = state.attention().state();
+  record.set("sparse_stage", s.stage == sparsity::Stage::kSparse ? 1 : 0);
+  record.set("sparse_blocks", state.attention().num_sparse_blocks());
+  record.set("predictor_loss", s.loss_ema);
+  double density = 0, coverage = 0, recall = 0, oracle = 0;
+  bool covered = true, profiled = true;
+  for (const sparsity::BlockState& block : s.blocks) {
+    density += block.sparse ? block.mean_density() : 1;
+    coverage += block.mean_coverage();
+    recall += block.recall;
+    oracle += block.oracle_coverage;
+    covered = covered && block.least_coverage() >= 0;
+    profiled = profiled && block.recall >= 0;
+  }
+  const auto n = static_cast<double>(s.blocks.size());
+  record.set("density", density / n);
+  if (covered) record.set("coverage", coverage / n);
+  if (profiled) {
+    record.set("predictor_recall", recall / n);
+    record.set("covered_of_oracle", oracle / n);
+  }
+}
+
 Json Trainer::Impl::step_record(const StepResult& r, double seconds,
                                 const comm::CommStats& before) {
   const comm::CommStats comm = world().stats();
@@ -319,6 +400,7 @@ Json Trainer::Impl::step_record(const StepResult& r, double seconds,
   record.set("memory_reserved_bytes", memory.reserved_bytes);
   record.set("device_allocations", memory.num_device_allocations);
   if (runtime.on_cuda()) record_gpu(record);
+  if (state.attention().learns()) record_sparsity(record);
   record.set("checkpoint_failures", writer->stats().num_failed);
   Json times = Json::object();
   for (const auto& [name, total] : runtime.tracer().totals()) times.set(name, total.seconds * 1e3);
@@ -327,8 +409,29 @@ Json Trainer::Impl::step_record(const StepResult& r, double seconds,
   return record;
 }
 
+void Trainer::Impl::tell_sparsity(const StepResult& result, sparsity::Stage before) {
+  const sparsity::SparsityState& s = state.attention().state();
+  if (s.stage != before) {
+    log_info("[sparsity] step {}: warm-up is over (predictor loss {:.4f}); attention becomes sparse",
+             state.step(), s.loss_ema);
+  }
+  for (const sparsity::Decision& d : result.decisions) {
+    log_info("[sparsity] step {}: block {} becomes {}: {}", state.step(), d.block,
+             d.sparse ? "sparse" : "dense", d.reason);
+  }
+  if (s.gave_up && state.step() == config.sparsity.max_steps) {
+    log_warn("[sparsity] step {}: predictors are not good enough after sparsity.max_steps "
+             "(loss {:.4f}, wanted {}): attention stays dense",
+             state.step(), s.loss_ema, config.sparsity.loss_threshold);
+  }
+  if (due(state.step(), config.sparsity.coverage_every) || !result.decisions.empty()) {
+    log.sparsity(state.step(), sparsity::to_json(s));
+  }
+}
+
 ExitCode Trainer::Impl::finish(bool stopped) {
   watchdog.beat(Phase::kSave, state.step(), "last checkpoint");
+  writer->drain();  // a save of this very step may be in flight
   if (writer->stats().last_saved_step != state.step()) save();
   writer->drain();
   const bool saved =
@@ -347,9 +450,11 @@ ExitCode Trainer::Impl::run() {
     fault_point("step", rank, state.step());
     if (comm::stop_requested_anywhere(world())) return finish(true);
     const auto start = Clock::now();
+    const sparsity::Stage was_stage = state.attention().state().stage;
     const StepResult result = train_step(
         runtime, state, config, [&] { return loader->next(); }, null_text);
     log.step(state.step(), step_record(result, seconds_since(start), comm_before));
+    if (state.attention().learns()) tell_sparsity(result, was_stage);
     const bool last = state.step() == config.run.steps;
     if (due(state.step(), config.eval.every_steps) || (last && config.eval.every_steps > 0)) {
       evaluate();

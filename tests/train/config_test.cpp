@@ -61,6 +61,7 @@ struct Change {
 const std::vector<Change>& changes() {
   const std::string by_table = "diffusion.loss_weighting=by_table";
   const std::string scaled = "diffusion.shift_scaling=resolution_and_frames";
+  const std::string sparse = "attention.policy=dsv";
   const std::string cosine = "optim.schedule=cosine", dsv = "model.preset=dsv-0.8b";
   static const std::vector<Change> kChanges{
       {"run.name", "other"},
@@ -69,6 +70,7 @@ const std::vector<Change>& changes() {
       {"run.steps", "12345678901"},
       {"run.device", "cpu"},
       {"run.threads", "3"},
+      {"run.determinism", "fast"},
       {"precision.compute", "f32"},
       {"model.preset", "wan-14b"},
       {"model.num_layers", "5"},
@@ -90,6 +92,35 @@ const std::vector<Change>& changes() {
       {"model.pos_base_size", "[8, 12]", {dsv}},
       {"model.pos_interpolation_scale", "0.3", {dsv}},
       {"model.checkpointing", "keep_attention"},
+      {"attention.policy", "dsv"},
+      {"attention.window", "two_thirds", {"attention.policy=window"}},
+      {"attention.granularity", "64", {sparse}},
+      {"attention.group_cubes", "2", {sparse}},
+      {"attention.cube_path", "raster", {sparse}},
+      {"sparsity.count", "fixed", {sparse}},
+      {"sparsity.mass", "0.95", {sparse}},
+      {"sparsity.min_density", "0.05", {sparse}},
+      {"sparsity.max_density", "0.4", {sparse}},
+      {"sparsity.force_density", "0.1", {sparse}},
+      {"sparsity.profile", "/data/h100.json", {sparse}},
+      {"sparsity.allow_stale", "true", {sparse, "sparsity.profile=p.json"}},
+      {"sparsity.break_even_density", "0.3", {sparse}},
+      {"sparsity.min_steps", "7", {sparse}},
+      {"sparsity.max_steps", "70", {sparse}},
+      {"sparsity.loss_threshold", "0.02", {sparse}},
+      {"sparsity.loss_ema", "0.9", {sparse}},
+      {"sparsity.covered_blocks", "1", {sparse}},
+      {"sparsity.coverage_min", "0.9", {sparse}},
+      {"sparsity.coverage_every", "10", {sparse}},
+      {"sparsity.profile_every", "50", {sparse}},
+      {"sparsity.profile_groups", "4", {sparse}},
+      {"sparsity.ema", "0.5", {sparse}},
+      {"sparsity.predictor_rank", "8", {sparse}},
+      {"sparsity.predictor_input", "hidden", {sparse}},
+      {"sparsity.predictor_center", "true", {sparse}},
+      {"sparsity.predictor_proxy", "centre", {sparse}},
+      {"sparsity.predictor_sample_every", "32", {sparse}},
+      {"sparsity.predictor_lr_factor", "0.5", {sparse}},
       {"diffusion.timestep_sampling", "uniform"},
       {"diffusion.logit_mean", "-0.1"},
       {"diffusion.logit_std", "0.7"},
@@ -155,7 +186,7 @@ const std::vector<Change>& changes() {
 }
 
 // Fields with one valid value.
-const std::set<std::string> kFixed{"run.determinism", "parallel.cp"};
+const std::set<std::string> kFixed{"parallel.cp"};
 
 Config with(const Change& change) {
   std::vector<std::string> sets = change.also;

@@ -32,6 +32,14 @@ inline Config tiny_config() {
   return c;
 }
 
+// Latents of the first bucket's frames, height, and width where the configuration lists one.
+inline Shape latent_shape(const Config& config, std::int64_t count) {
+  const std::int64_t C = config.model.in_channels;
+  if (config.data.buckets.empty()) return {count, C, 2, 4, 4};
+  const data::Bucket& b = config.data.buckets.front();
+  return {count, C, b.frames, b.height, b.width};
+}
+
 // Four samples a step, the same whoever asks; rank r of n takes slots [4r/n, 4(r+1)/n), in
 // micro-batches.
 class Source {
@@ -54,7 +62,7 @@ class Source {
     const std::int64_t from = begin_ + micro_ * micro_size_;
     const std::int64_t count = std::min(micro_size_, end_ - from);
     if (n > 0) {
-      b.latent = data::host_tensor({count, config_.model.in_channels, 2, 4, 4});
+      b.latent = data::host_tensor(latent_shape(config_, count));
       b.text = data::host_tensor({count, config_.model.text_len, config_.model.text_dim});
       b.text_mask = data::host_tensor({count, config_.model.text_len});
       for (std::int64_t i = 0; i < count; ++i) {
@@ -89,6 +97,7 @@ class Source {
 struct Curve {
   std::vector<double> loss, grad_norm;
   std::uint32_t hash = 0;
+  sparsity::SparsityState sparsity;
 };
 
 inline Tensor null_text(const Config& config) {
@@ -123,11 +132,14 @@ inline Curve run_rank(const Config& config, std::unique_ptr<comm::Communicator> 
   }
   if (!to_dir.empty()) {
     CheckpointWriter writer(to_dir, {.stream = runtime.stream()}, comm);
-    writer.save({.step = state.step(), .run_id = "test"}, state.pieces(runtime.mesh()));
+    CheckpointMeta meta{.step = state.step(), .run_id = "test"};
+    state.describe(meta.extra);
+    writer.save(meta, state.pieces(runtime.mesh()));
     writer.drain();
     DSV_CHECK(writer.stats().num_failed == 0, "[test] the checkpoint was not saved");
   }
   curve.hash = state.hash(runtime.context());
+  curve.sparsity = state.attention().state();
   return curve;
 }
 

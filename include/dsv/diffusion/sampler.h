@@ -17,6 +17,7 @@ struct SampleRequest {
   int num_steps = 20;
   double cfg_scale = 5.0;  // 1: no guidance, one model call per step
   double shift = 1.0;
+  sparsity::Controller* attention = nullptr;  // as DitInputs
 };
 
 // v = v_null + cfg_scale * (v_text - v_null);  x += (sigma_{i+1} - sigma_i) * v.   Returns latents

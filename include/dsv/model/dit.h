@@ -14,6 +14,8 @@ struct DitInputs {
   Tensor timesteps;  // [B], 0…1000
   Tensor text;       // [B, L, text_dim], rows beyond a caption are zero
   Tensor text_mask;  // [B, L], 1 where a row is text; used by the dsv family
+  // What self-attention attends to; null: everything. It must outlive the tape.
+  sparsity::Controller* attention = nullptr;
 };
 
 class Dit {
@@ -46,9 +48,11 @@ class Dit {
     std::int64_t checkpoint_bytes = 0;  // and when it is not
   };
   Recording& plan_recording(const autograd::Context& ctx, const Shape& latents);
-  const Positions& positions(const autograd::Context& ctx, const autograd::PatchGeometry& geometry);
+  const Positions& positions(const autograd::Context& ctx, const autograd::PatchGeometry& geometry,
+                             const sparsity::SequenceLayout* layout);
   autograd::Variable embed_tokens(const autograd::Context& ctx, const Tensor& latents,
-                                  const autograd::PatchGeometry& geometry);
+                                  const autograd::PatchGeometry& geometry,
+                                  const sparsity::SequenceLayout* layout);
 
   DitConfig config_;
   Names names_;
@@ -58,7 +62,9 @@ class Dit {
   autograd::Param text_1_weight_, text_1_bias_, text_2_weight_, text_2_bias_;
   autograd::Param head_table_, head_weight_, head_bias_;
   std::vector<BlockParams> blocks_;
-  std::map<std::array<std::int64_t, 3>, Positions> positions_;   // by token grid
+  // By token grid and order.
+  std::map<std::pair<std::array<std::int64_t, 3>, const sparsity::SequenceLayout*>, Positions>
+      positions_;
   std::map<std::array<std::int64_t, 4>, Recording> recordings_;  // by batch and latent grid
 };
 

@@ -5,6 +5,7 @@
 #include "dsv/autograd/functions.h"
 #include "dsv/model/dit_config.h"
 #include "dsv/model/names.h"
+#include "dsv/sparsity/controller.h"
 
 namespace dsv::model {
 
@@ -31,11 +32,13 @@ struct BlockInputs {
   autograd::Variable text;        // [B, L, C] projected text
   autograd::RopeTables rope;      // undefined in the dsv family
   Tensor text_bias;               // [B, L] f32 additive mask; undefined in the wan family
+  sparsity::Controller* attention = nullptr;         // null: self-attention to all tokens
+  const sparsity::SequenceLayout* layout = nullptr;  // of the tokens; null: raster order
 };
 
-// x [B, S, C] -> [B, S, C].
+// Block `layer`: x [B, S, C] -> [B, S, C].
 autograd::Variable dit_block(const autograd::Context& ctx, const DitConfig& config,
-                             const BlockParams& params, const autograd::Variable& x,
-                             const BlockInputs& inputs);
+                             std::int64_t layer, const BlockParams& params,
+                             const autograd::Variable& x, const BlockInputs& inputs);
 
 }  // namespace dsv::model

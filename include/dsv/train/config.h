@@ -12,6 +12,7 @@
 #include "dsv/diffusion/flow_config.h"
 #include "dsv/model/dit_config.h"
 #include "dsv/optim/optim_config.h"
+#include "dsv/sparsity/sparsity_config.h"
 
 namespace dsv::train {
 
@@ -86,6 +87,8 @@ struct Config {
   RunConfig run;
   PrecisionConfig precision;
   model::DitConfig model;
+  sparsity::AttentionConfig attention;
+  sparsity::SparsityConfig sparsity;
   diffusion::FlowConfig diffusion;
   data::DataConfig data;
   optim::OptimConfig optim;

@@ -28,6 +28,7 @@ struct GenerateRequest {
   int num_steps = 20;
   double cfg_scale = 3.0;
   std::uint64_t seed = 0;  // clip i starts from noise i
+  sparsity::Controller* attention = nullptr;  // null: attention to everything
 };
 
 struct Generated {

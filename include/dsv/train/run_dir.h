@@ -13,6 +13,7 @@ struct RunPaths {
   explicit RunPaths(const RunConfig& run) : root(run.dir + "/" + run.name) {}
   std::string config() const { return root + "/config.yaml"; }
   std::string metrics() const { return root + "/metrics.jsonl"; }
+  std::string sparsity() const { return root + "/sparsity.jsonl"; }
   std::string tensorboard() const { return root + "/tb"; }
   std::string samples() const { return root + "/samples"; }
   std::string checkpoints() const { return root + "/checkpoints"; }

@@ -40,6 +40,8 @@ class RunLog {
   void start(std::int64_t step);
 
   void step(std::int64_t step, const Json& record);
+  // The state of every block and head, to sparsity.jsonl.
+  void sparsity(std::int64_t step, const Json& record);
   void held_out(std::int64_t step, const Json& record);
   void samples(std::int64_t step, const Generated& generated,
                const std::vector<std::string>& prompts, double fps);

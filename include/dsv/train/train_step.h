@@ -19,6 +19,7 @@ struct StepResult {
   std::int64_t num_tokens = 0;   // over all ranks
   double model_flops = 0;        // 3 × forward, over all ranks
   double data_wait_ms = 0;       // of the rank that waited longest
+  std::vector<sparsity::Decision> decisions;  // blocks whose attention changes with the next step
 };
 
 // This rank's micro-batches, one per call, in order; a rank without samples gets one of size 0.

@@ -21,6 +21,7 @@ void add_step_command(CLI::App& app, Invocation& invocation);
 void add_weights_commands(CLI::App& app, Invocation& invocation);  // import, export
 void add_bench_command(CLI::App& app, Invocation& invocation);
 void add_profile_command(CLI::App& app, Invocation& invocation);
+void add_report_command(CLI::App& app, Invocation& invocation);
 void add_inspect_command(CLI::App& app, Invocation& invocation);
 
 }  // namespace dsv::cli

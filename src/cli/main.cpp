@@ -22,6 +22,7 @@ int main(int argc, char** argv) {
   dsv::cli::add_weights_commands(app, invocation);
   dsv::cli::add_bench_command(app, invocation);
   dsv::cli::add_profile_command(app, invocation);
+  dsv::cli::add_report_command(app, invocation);
   dsv::cli::add_inspect_command(app, invocation);
   try {
     app.parse(argc, argv);

@@ -142,7 +142,9 @@ std::string svg(const LineChart& chart) {
     out += format("<line class=\"mark\" x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\">"
                   "<title>{}</title></line>\n",
                   x.at(at), y.from, x.at(at), y.to, escape_html(what));
-    out += text(x.at(at) + 3, y.to + 10, what, "start", "class=\"note\"");
+    const bool right = x.at(at) > (x.from + x.to) / 2;  // the words go where there is room
+    out += text(x.at(at) + (right ? -4 : 4), y.to + 10, what, right ? "end" : "start",
+                "class=\"note\"");
   }
   for (std::size_t i = 0; i < chart.series.size(); ++i) {
     std::string path;

@@ -64,9 +64,9 @@ __device__ inline void named_arrive(int number, int threads) {
   asm volatile("bar.arrive %0, %1;\n" ::"r"(number), "r"(threads) : "memory");
 }
 
-// What ordinary stores and cp.async have written to shared memory, by this thread or by others that it
-// has waited for, is seen by wgmma and bulk copies from here on: its own, and those of threads that it
-// then synchronises with.
+// What ordinary stores and cp.async have written to shared memory, by this thread or by others that
+// it has waited for, is seen by wgmma and bulk copies from here on: its own, and those of threads
+// that it then synchronises with.
 __device__ inline void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
 }
@@ -104,7 +104,9 @@ __device__ inline void bulk_store(void* to, std::uint32_t from, int bytes) {
       "r"(from), "r"(bytes), "l"(used_once())
       : "memory");
 }
-__device__ inline void bulk_commit() { asm volatile("cp.async.bulk.commit_group;\n" ::: "memory"); }
+__device__ inline void bulk_commit() {
+  asm volatile("cp.async.bulk.commit_group;\n" ::: "memory");
+}
 template <int kPending>
 __device__ inline void bulk_wait_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;\n" ::"n"(kPending) : "memory");

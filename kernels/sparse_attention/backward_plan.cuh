@@ -36,7 +36,9 @@ struct BackwardArguments {
   float scale, scale_log2;
 };
 
-__device__ inline int num_halves(int num_queries) { return (num_queries + kHalf - 1) / kHalf; }
+__device__ inline int num_halves(int num_queries) {
+  return (num_queries + kHalf - 1) / kHalf;
+}
 
 // Bits of word w that stand for blocks.
 __device__ inline std::uint32_t block_bits(std::uint32_t word, int w, int N) {

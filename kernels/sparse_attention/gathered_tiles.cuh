@@ -1,14 +1,14 @@
-// Tiles of bf16 rows that lie anywhere in a head, for the mma kernels (attention_tiles.cuh has tiles
-// of neighbouring rows).
+// Tiles of bf16 rows that lie anywhere in a head, for the mma kernels (attention_tiles.cuh has
+// tiles of neighbouring rows).
 #pragma once
 
 #include "attention/attention_tiles.cuh"
 
 namespace dsv::kernels::cuda {
 
-// Copies the rows position(0 .. kRows - 1) of one head of several tensors to shared memory, zeros in
-// place of rows whose position is negative and of columns from D on. Tile i goes to `tile` plus i
-// times `distance`. As TileSource: asynchronous where rows are packable.
+// Copies the rows position(0 .. kRows - 1) of one head of several tensors to shared memory, zeros
+// in place of rows whose position is negative and of columns from D on. Tile i goes to `tile` plus
+// i times `distance`. As TileSource: asynchronous where rows are packable.
 template <int kTensors, int kRows, int kDim, int kThreads, typename Position>
 __device__ inline void gather_rows(const HeadsView<const Bf16> (&tensors)[kTensors],
                                    const HeadTile& head, int D, const Position& position,

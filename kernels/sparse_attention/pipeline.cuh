@@ -33,8 +33,8 @@ __device__ inline void wait_full(std::uint64_t& full, int parity) {
   fence_async_proxy();
 }
 
-// The copying warpgroup's share of a tile of kRows rows in blocks of 64 columns (wgmma.cuh): a thread
-// keeps to one column of 16-byte chunks and to every kStep-th row.
+// The copying warpgroup's share of a tile of kRows rows in blocks of 64 columns (wgmma.cuh): a
+// thread keeps to one column of 16-byte chunks and to every kStep-th row.
 template <int kDim, int kRows>
 struct CopyShare {
   static constexpr int kChunks = kDim / 8, kStep = kWarpgroup / kChunks;
@@ -77,8 +77,8 @@ __device__ inline void start_gathered(const HeadsView<const Bf16>& from, const H
 #pragma unroll(kGaps ? 4 : 1)
     for (int r = 0; r < kRows; r += Share::kStep) {
       const int at = r + share.row < count ? positions[r] : -1;
-      copy_async_16(to + r * kSwizzledRow,
-                    base + static_cast<std::uint64_t>(max(at, 0)) * stride, at >= 0);
+      copy_async_16(to + r * kSwizzledRow, base + static_cast<std::uint64_t>(max(at, 0)) * stride,
+                    at >= 0);
     }
   }
 }
@@ -150,10 +150,14 @@ __device__ inline void store_warpgroup(const float (&c)[kDim / 8][4], const floa
           if ((i & bit) != 0) continue;
           const std::uint32_t give = upper ? w[i] : w[i + bit];
           const std::uint32_t got = __shfl_xor_sync(0xffffffffu, give, bit);
-          if (upper) w[i] = got; else w[i + bit] = got;
+          if (upper)
+            w[i] = got;
+          else
+            w[i + bit] = got;
         }
       }
-      if (out != nullptr) *reinterpret_cast<uint4*>(out + n * 8) = make_uint4(w[0], w[1], w[2], w[3]);
+      if (out != nullptr)
+        *reinterpret_cast<uint4*>(out + n * 8) = make_uint4(w[0], w[1], w[2], w[3]);
     }
   }
 }

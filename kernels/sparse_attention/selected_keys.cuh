@@ -112,7 +112,8 @@ class SelectedKeys {
     odd_ ^= 1;
     if constexpr (kSlots) {
       for (int i = 0; i < count; ++i, ++to) {
-        storage_.ring[static_cast<unsigned>(to) % kRingKeys] = (mask >> i & 1) != 0 ? start + i : -1;
+        storage_.ring[static_cast<unsigned>(to) % kRingKeys] =
+            (mask >> i & 1) != 0 ? start + i : -1;
       }
     } else {
       for (; mask != 0; mask &= mask - 1, ++to) {

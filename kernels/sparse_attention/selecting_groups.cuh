@@ -10,7 +10,7 @@ namespace dsv::kernels::cuda {
 template <int kSlots, int kQueries, int kOwn>
 class SelectingGroups {
  public:
-  int first = 0, end = 0;   // queries of this step, at most kQueries
+  int first = 0, end = 0;    // queries of this step, at most kQueries
   bool selected[kOwn] = {};  // whether the step's group has selected the thread's slots
 
   // own[i]: blocks of the thread's slots, -1 for none.

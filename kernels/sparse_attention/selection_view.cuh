@@ -40,8 +40,7 @@ inline SelectionView selection_view(const SparseAttentionForward& args) {
   return selection_view(args.bits, args.group_start, args.block_start, args.k.dim(1));
 }
 inline SelectionView selection_view(const SparseAttentionBackward& args) {
-  SelectionView view =
-      selection_view(args.bits, args.group_start, args.block_start, args.k.dim(1));
+  SelectionView view = selection_view(args.bits, args.group_start, args.block_start, args.k.dim(1));
   view.by_block = data<const std::uint32_t>(args.by_block);
   view.group_words = static_cast<int>(ceil_div(std::int64_t{view.G}, 32));
   return view;

@@ -17,8 +17,8 @@ void sparse_attention_backward_simt(const SparseAttentionBackward& args, const S
 void sparse_attention_forward_mma(const SparseAttentionForward& args, const Stream& stream);
 void sparse_attention_backward_mma(const SparseAttentionBackward& args, const Stream& stream);
 
-// sparse_attention_wgmma_cuda.cu: bf16 on tensor cores, warpgroup by warpgroup, for head dims 64 and
-// 128 in packable rows. False, with nothing done, for any other shape.
+// sparse_attention_wgmma_cuda.cu: bf16 on tensor cores, warpgroup by warpgroup, for head dims 64
+// and 128 in packable rows. False, with nothing done, for any other shape.
 bool sparse_attention_forward_wgmma(const SparseAttentionForward& args, const Stream& stream);
 // sparse_attention_wgmma_backward_cuda.cu, _dkdv_, _dq_: the same, for blocks of keys.
 bool sparse_attention_backward_wgmma(const SparseAttentionBackward& args, const Stream& stream);

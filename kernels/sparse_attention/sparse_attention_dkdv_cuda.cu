@@ -1,8 +1,9 @@
 // dK, dV, and dS of sparse attention on Hopper. An item is a tile of four blocks of keys, 64 slots,
 // and all groups of the round that have selected any of the four. One warpgroup copies halves of
 // groups to shared memory; two others take them in turn, transposed: warp w of either has the 16
-// slots of block w, so that an unselected block is a matter of whole warps. The two partial sums are
-// added at the end of the item. dS goes to memory for the pass over queries (backward_plan.cuh).
+// slots of block w, so that an unselected block is a matter of whole warps. The two partial sums
+// are added at the end of the item. dS goes to memory for the pass over queries
+// (backward_plan.cuh).
 #include "sparse_attention/backward_plan.cuh"
 
 namespace dsv::kernels::cuda {
@@ -13,7 +14,7 @@ constexpr int kRing = 2;  // slots of each consumer
 constexpr int kConsumers = 2;
 
 struct HalfNote {
-  int blocks;  // bit w: the group has selected block w; -1: no more halves
+  int blocks;           // bit w: the group has selected block w; -1: no more halves
   std::uint32_t slice;  // of the first selected block
   int stride;           // slices from block to block
 };
@@ -114,7 +115,8 @@ __device__ inline void copy_halves(const BackwardArguments& args, int round,
       int blocks = 0;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        blocks |= static_cast<int>(selection.column_of(head, first_block + i)[w] >> g % 32 & 1) << i;
+        blocks |= static_cast<int>(selection.column_of(head, first_block + i)[w] >> g % 32 & 1)
+                  << i;
       }
       if (g < first_group || g >= end_group) blocks = 0;
       int first = 0, count = 0;
@@ -167,8 +169,8 @@ __device__ inline void copy_halves(const BackwardArguments& args, int round,
 
 // A warp's dS of its block and a half, if the group has selected the block, on its way to memory.
 template <int kDim>
-__device__ inline void store_slice(const BackwardArguments& args, DkdvShared<kDim>& shared, int slot,
-                                   const std::uint32_t (&ds)[kHalf / 16][4]) {
+__device__ inline void store_slice(const BackwardArguments& args, DkdvShared<kDim>& shared,
+                                   int slot, const std::uint32_t (&ds)[kHalf / 16][4]) {
   const int lane = fresh_thread() % kWarp, warp = fresh_thread() / kWarp - 4;
   const HalfNote note = shared.notes[warp / 4][slot];
   if ((note.blocks >> warp % 4 & 1) == 0) return;
@@ -206,8 +208,7 @@ __device__ inline void add_half(const BackwardArguments& args, DkdvShared<kDim>&
   float p[kN][4], dp[kN][4];
 #pragma unroll
   for (int n = 0; n < kN; ++n) {
-    const float2 lse =
-        *reinterpret_cast<const float2*>(&shared.lse[consumer][slot][n * 8 + 2 * t]);
+    const float2 lse = *reinterpret_cast<const float2*>(&shared.lse[consumer][slot][n * 8 + 2 * t]);
     const float2 delta =
         *reinterpret_cast<const float2*>(&shared.delta[consumer][slot][n * 8 + 2 * t]);
     p[n][0] = p[n][2] = -lse.x, p[n][1] = p[n][3] = -lse.y;
@@ -232,17 +233,14 @@ __device__ inline void add_half(const BackwardArguments& args, DkdvShared<kDim>&
     }
   }
   wgmma_wait<0>();
-  // Both at once: what goes into the last two products takes half the registers of what it is made of.
+  // Both at once: what goes into the last two products takes half the registers of what it is made
+  // of.
   std::uint32_t weights[kN / 2][4], ds[kN / 2][4];
 #pragma unroll
   for (int n = 0; n < kN; n += 2) {
     accumulators_as_a(p[n], p[n + 1], weights[n / 2]);
 #pragma unroll
-    for (int e = 0; e < 8; ++e) {
-      // Selected again: what is not may be NaN, and 0 times it would be, too.
-      float& score = p[n + e / 4][e % 4];
-      score = on[e % 4 / 2] ? score * dp[n + e / 4][e % 4] : 0.0f;
-    }
+    for (int e = 0; e < 8; ++e) p[n + e / 4][e % 4] *= dp[n + e / 4][e % 4];
     accumulators_as_a(p[n], p[n + 1], ds[n / 2]);
   }
   wgmma_fence();
@@ -263,9 +261,9 @@ struct BlockOfTile {
   }
 };
 
-// The sums of an item: the first warpgroup gets all of dV and stores it, the second all of dK, through
-// the memory of the item's keys. Of a head that cuts divide, each round adds to what the one before
-// left.
+// The sums of an item: the first warpgroup gets all of dV and stores it, the second all of dK,
+// through the memory of the item's keys. Of a head that cuts divide, each round adds to what the
+// one before left.
 template <int kDim>
 __device__ inline void finish_item(const BackwardArguments& args, int round,
                                    DkdvShared<kDim>& shared, int keys_slot,
@@ -320,9 +318,8 @@ __device__ inline void finish_item(const BackwardArguments& args, int round,
   const HeadTile at{item.head / args.H, item.head % args.H, 0};
   const float factor = consumer == 0 ? 1 : args.scale;
   const BlockOfTile block(selection, item.tile, thread / kWarp);
-  store_warpgroup<kDim>(dv, {factor, factor}, consumer == 0 ? args.dv : args.dk, at, [&](int r) {
-    return r % 16 < block.size ? block.first + r % 16 : -1;
-  });
+  store_warpgroup<kDim>(dv, {factor, factor}, consumer == 0 ? args.dv : args.dk, at,
+                        [&](int r) { return r % 16 < block.size ? block.first + r % 16 : -1; });
 }
 
 template <int kDim>
@@ -338,13 +335,24 @@ __device__ inline void sum_halves(const BackwardArguments& args, int round,
     const int size = BlockOfTile(args.selection, shared.items[items % 2].tile, warp).size;
     const int valid = (row < size ? 1 : 0) | (row + 8 < size ? 2 : 0);
     float dk[kDim / 8][4] = {}, dv[kDim / 8][4] = {};
+    int wanted = 0;  // bit w: some group has selected block w
     for (bool done = false; !done; ++halves) {
       const int consumer = fresh_thread() / kWarpgroup - 1, slot = halves % 2;
       wait_full(shared.full[consumer][slot], halves / 2 % 2);
-      done = shared.notes[consumer][slot].blocks < 0;
+      const int blocks = shared.notes[consumer][slot].blocks;
+      done = blocks < 0;
+      if (!done) wanted |= blocks;
       if (!done) add_half<kDim>(args, shared, slot, items % 2, valid, dk, dv);
       if (fresh_thread() % kWarp == 0) {
         barrier_arrive(shared_address(&shared.empty[fresh_thread() / kWarpgroup - 1][slot]));
+      }
+    }
+    // Weights of 0 times what the keys of an unwanted block hold may be anything.
+    if ((wanted >> (fresh_thread() / kWarp % 4) & 1) == 0) {
+#pragma unroll
+      for (int n = 0; n < kDim / 8; ++n) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) dk[n][e] = dv[n][e] = 0;
       }
     }
     finish_item<kDim>(args, round, shared, items % 2, dk, dv);

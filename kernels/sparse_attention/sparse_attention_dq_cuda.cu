@@ -60,9 +60,9 @@ __device__ inline void copy_tiles(const BackwardArguments& args, int round,
     const HeadTile at{head / args.H, head % args.H, 0};
     const int halves = num_halves(group_size(selection, g));
     const unsigned char* from =
-        args.plan.slices + static_cast<std::int64_t>(args.plan.row_slices[row] -
-                                                     args.plan.row_slices[first_row]) *
-                               kSliceBytes;
+        args.plan.slices +
+        static_cast<std::int64_t>(args.plan.row_slices[row] - args.plan.row_slices[first_row]) *
+            kSliceBytes;
     SelectedKeys<CopyBarrier, true> keys(selection, selection.row_of(head, g), thread, shared.keys,
                                          CopyBarrier{});
     for (bool more = true; more;) {
@@ -82,9 +82,8 @@ __device__ inline void copy_tiles(const BackwardArguments& args, int round,
         if (bytes > 0) bulk_load(shared_address(shared.ds[place.slot]), from, bytes, full);
         from += bytes;
       }
-      start_gathered<kDim, kTileKeys, true>(args.k, at, thread,
-                                            shared_address(shared.k[place.slot]),
-                                            keys.positions(), num_slots);
+      start_gathered<kDim, kTileKeys, true>(
+          args.k, at, thread, shared_address(shared.k[place.slot]), keys.positions(), num_slots);
       fence_async_proxy();  // the zeros, too
       barrier_arrive_when_copied(shared_address(&shared.full[place.slot]));
       place.advance();
@@ -130,8 +129,7 @@ __device__ inline void sum_tiles(const BackwardArguments& args, DqShared<kDim>& 
     const int head = note.row / selection.G, g = note.row % selection.G;
     const int first = selection.group_start[g] + consumer * kHalf;
     const int end = selection.group_start[g + 1];
-    store_warpgroup<kDim>(dq, {args.scale, args.scale}, args.dq,
-                          {head / args.H, head % args.H, 0},
+    store_warpgroup<kDim>(dq, {args.scale, args.scale}, args.dq, {head / args.H, head % args.H, 0},
                           [&](int r) { return first + r < end ? first + r : -1; });
   }
 }

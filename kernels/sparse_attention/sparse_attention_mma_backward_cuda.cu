@@ -67,8 +67,8 @@ __global__ void __launch_bounds__(Tiles::kThreads, Tiles::kBlocksPerSm)
   const auto start_keys = [&](int stage) {
     gather_rows<2, kKeys, kDim, kThreads>(
         {args.k, args.v}, tile.at, args.D,
-        [&](int r) { return r < num_next ? keys.position(r) : -1; },
-        k_tiles + stage * kKeys * kRow, 2 * kKeys * kRow);
+        [&](int r) { return r < num_next ? keys.position(r) : -1; }, k_tiles + stage * kKeys * kRow,
+        2 * kKeys * kRow);
   };
   gather_rows<2, kQueries, kDim, kThreads>(
       {args.q, args.d_o}, tile.at, args.D,
@@ -270,9 +270,8 @@ __global__ void __launch_bounds__(Tiles::kThreads, Tiles::kBlocksPerSm)
             *reinterpret_cast<const float2*>(deltas + stage * kQueries + n * 8 + 2 * t);
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          // Selected again: what is not may be NaN, and 0 times it would be, too.
           const float ds = p[0][n][e] * (dp[0][n][e] - (e % 2 == 0 ? d.x : d.y));
-          p[0][n][e] = selected[e / 2] ? ds : 0.0f;
+          p[0][n][e] = selected[e / 2] ? ds : 0.0f;  // not: 0 times what an unwanted key holds
         }
       }
       accumulators_as_a(p, fragments);

@@ -53,8 +53,8 @@ __global__ void __launch_bounds__(Tiles::kThreads, Tiles::kBlocksPerSm)
   const auto start_keys = [&](int stage) {
     gather_rows<2, kKeys, kDim, kThreads>(
         {args.k, args.v}, tile.at, args.D,
-        [&](int r) { return r < num_next ? keys.position(r) : -1; },
-        k_tiles + stage * kKeys * kRow, 2 * kKeys * kRow);
+        [&](int r) { return r < num_next ? keys.position(r) : -1; }, k_tiles + stage * kKeys * kRow,
+        2 * kKeys * kRow);
   };
   gather_rows<1, kQueries, kDim, kThreads>(
       {args.q}, tile.at, args.D,

@@ -33,11 +33,15 @@ constexpr int shared_floats(int num_tiles, int num_scores) {
   return num_tiles * tile_floats<kWidth>() + num_scores * kTile * kScoreRow;
 }
 
-__device__ inline int thread_x() { return static_cast<int>(threadIdx.x) % kSide; }
-__device__ inline int thread_y() { return static_cast<int>(threadIdx.x) / kSide; }
+__device__ inline int thread_x() {
+  return static_cast<int>(threadIdx.x) % kSide;
+}
+__device__ inline int thread_y() {
+  return static_cast<int>(threadIdx.x) / kSide;
+}
 
-// Rows position(0 .. kTile - 1) of one head; zeros in place of columns that are not there and of rows
-// whose position is negative.
+// Rows position(0 .. kTile - 1) of one head; zeros in place of columns that are not there and of
+// rows whose position is negative.
 template <int kWidth, typename Position>
 __device__ inline void load_tile(const HeadsView<const float>& from, const HeadTile& head, int D,
                                  const Position& position, float* to) {
@@ -142,8 +146,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   float* const scores = v + tile_floats<kWidth>();
   const GroupTile tile = group_tile(args.selection, kTile, args.H);
   if (tile.at.first >= tile.end) return;
-  load_tile<kWidth>(args.q, tile.at, args.D, [&](int r) {
-    return tile.at.first + r < tile.end ? tile.at.first + r : -1; }, q);
+  load_tile<kWidth>(
+      args.q, tile.at, args.D,
+      [&](int r) { return tile.at.first + r < tile.end ? tile.at.first + r : -1; }, q);
   SelectedKeys keys(args.selection, args.selection.row_of(tile.head, tile.g),
                     static_cast<int>(threadIdx.x), storage, BlockBarrier{});
   float o[2][kWidth / kSide] = {};
@@ -205,9 +210,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   float* const scores = v + tile_floats<kWidth>();
   const GroupTile tile = group_tile(args.selection, kTile, args.H);
   if (tile.at.first >= tile.end) return;
-  const auto query = [&](int r) {
-    return tile.at.first + r < tile.end ? tile.at.first + r : -1;
-  };
+  const auto query = [&](int r) { return tile.at.first + r < tile.end ? tile.at.first + r : -1; };
   load_tile<kWidth>(args.q, tile.at, args.D, query, q);
   load_tile<kWidth>(args.d_o, tile.at, args.D, query, d_o);
   float lse[2], delta[2];
@@ -277,9 +280,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   SelectingGroups<kTile, kTile, 2> groups(args.selection, head, first_slot, blocks);
   float dk[2][kWidth / kSide] = {}, dv[2][kWidth / kSide] = {};
   while (groups.next()) {
-    const auto query = [&](int r) {
-      return groups.first + r < groups.end ? groups.first + r : -1;
-    };
+    const auto query = [&](int r) { return groups.first + r < groups.end ? groups.first + r : -1; };
     __syncthreads();  // everyone is done with the tile before
     load_tile<kWidth>(args.q, at, args.D, query, q);
     load_tile<kWidth>(args.d_o, at, args.D, query, d_o);
@@ -295,7 +296,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
       for (int a = 0; a < 2; ++a) {
         p[a][b] = groups.selected[a] ? weight(p[a][b], args.scale, lse) : 0.0f;
-        // Selected again: what is not may be NaN, and 0 times it would be, too.
+        // Not: 0 times what an unwanted key holds.
         ds[a][b] = groups.selected[a] ? p[a][b] * (ds[a][b] - delta) : 0.0f;
       }
     }
@@ -337,9 +338,8 @@ void sparse_attention_forward_simt(const SparseAttentionForward& args, const Str
                                 .D = static_cast<int>(D),
                                 .scale = args.scale};
   with_padded_dim<64, 128, 256>(D, [&](auto width) {
-    launch(sparse_simt_forward_kernel<width()>,
-           num_group_tiles(B, H, arguments.selection.G, kTile), shared_floats<width()>(3, 1),
-           arguments, stream);
+    launch(sparse_simt_forward_kernel<width()>, num_group_tiles(B, H, arguments.selection.G, kTile),
+           shared_floats<width()>(3, 1), arguments, stream);
   });
 }
 
@@ -363,9 +363,8 @@ void sparse_attention_backward_simt(const SparseAttentionBackward& args, const S
                                 .D = static_cast<int>(D),
                                 .scale = args.scale};
   with_padded_dim<64, 128, 256>(D, [&](auto width) {
-    launch(sparse_simt_dq_kernel<width()>,
-           Sq == 0 ? 0 : num_group_tiles(B, H, selection.G, kTile), shared_floats<width()>(4, 1),
-           arguments, stream);
+    launch(sparse_simt_dq_kernel<width()>, Sq == 0 ? 0 : num_group_tiles(B, H, selection.G, kTile),
+           shared_floats<width()>(4, 1), arguments, stream);
     launch(sparse_simt_dkdv_kernel<width()>, num_head_tiles(B, H, arguments.num_slots, kTile),
            shared_floats<width()>(4, 2), arguments, stream);
   });

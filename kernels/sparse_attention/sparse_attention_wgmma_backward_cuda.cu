@@ -58,7 +58,8 @@ __global__ void __launch_bounds__(kRowWarps* kWarp)
       const int other = __shfl_up_sync(0xffffffffu, before, step);
       if (lane >= step) before += other;
     }
-    if (w < selection.W) plan.before[first + w] = static_cast<std::uint32_t>(total + before - count);
+    if (w < selection.W)
+      plan.before[first + w] = static_cast<std::uint32_t>(total + before - count);
     total += __shfl_sync(0xffffffffu, before, kWarp - 1);
   }
   const int g = row % selection.G;
@@ -96,7 +97,8 @@ __global__ void __launch_bounds__(kOrderThreads)
   }
 }
 
-// Sums up the rows' slices, and cuts rows into rounds, each as long as fits into the room. One block.
+// Sums up the rows' slices, and cuts rows into rounds, each as long as fits into the room. One
+// block.
 constexpr int kCutThreads = 1024;
 __global__ void __launch_bounds__(kCutThreads)
     cut_rows_kernel(BackwardPlan plan, int num_rows, int num_rounds, std::uint32_t room_slices) {
@@ -198,8 +200,7 @@ bool sparse_attention_backward_wgmma(const SparseAttentionBackward& args, const 
   // Slices are counted in 32 bits.
   const std::int64_t most_of_row = 2 * blocks_of_row, most = rows * most_of_row;
   if (most >= std::int64_t{1} << 32 || rows >= std::int64_t{1} << 31) return false;
-  const std::int64_t room =
-      std::min(most, std::max<std::int64_t>((std::getenv("ROOM") ? std::int64_t{std::atoll(std::getenv("ROOM"))} : kRoomBytes) / kSliceBytes, 2 * most_of_row));
+  const std::int64_t room = std::min(most, std::max(kRoomBytes / kSliceBytes, 2 * most_of_row));
   // Every round but the last is full but for less than a row.
   const std::int64_t rounds = room >= most ? 1 : ceil_div(most, room - most_of_row) + 1;
   const std::int64_t tiles = ceil_div(blocks_of_row, kTileBlocks);
@@ -231,9 +232,8 @@ bool sparse_attention_backward_wgmma(const SparseAttentionBackward& args, const 
   count_slices_kernel<<<num_blocks(rows, kRowWarps), kRowWarps * kWarp, 0, native(stream)>>>(
       selection, plan, static_cast<int>(rows));
   DSV_CUDA_LAUNCHED();
-  cut_rows_kernel<<<1, kCutThreads, 0, native(stream)>>>(plan, static_cast<int>(rows),
-                                                         static_cast<int>(rounds),
-                                                         static_cast<std::uint32_t>(room));
+  cut_rows_kernel<<<1, kCutThreads, 0, native(stream)>>>(
+      plan, static_cast<int>(rows), static_cast<int>(rounds), static_cast<std::uint32_t>(room));
   DSV_CUDA_LAUNCHED();
   order_tiles_kernel<<<narrow<std::int32_t>(B * H), kOrderThreads, 0, native(stream)>>>(
       selection, plan, static_cast<int>(tiles));

@@ -88,15 +88,13 @@ __device__ inline void copy_tiles(const ForwardArguments& args, ForwardShared<Sh
       const int num_keys = keys.template next_tile<kKeys>();
       more = keys.more();
       wait_empty();
-      start_gathered<kDim, kKeys>(args.k, tile.at, thread,
-                                  shared_address(shared.slots[place.slot]), keys.positions(),
-                                  num_keys);
+      start_gathered<kDim, kKeys>(args.k, tile.at, thread, shared_address(shared.slots[place.slot]),
+                                  keys.positions(), num_keys);
       if (thread == 0) shared.notes[place.slot] = {item, num_keys, !more};
       close();
       wait_empty();
-      start_gathered<kDim, kKeys>(args.v, tile.at, thread,
-                                  shared_address(shared.slots[place.slot]), keys.positions(),
-                                  num_keys);
+      start_gathered<kDim, kKeys>(args.v, tile.at, thread, shared_address(shared.slots[place.slot]),
+                                  keys.positions(), num_keys);
       close();
     }
   }
@@ -272,8 +270,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
 template <int kDim, int kConsumers>
 void launch(ForwardArguments arguments, std::int64_t B, const Stream& stream) {
   using Shape = ForwardShape<kDim, kConsumers>;
-  arguments.num_items =
-      num_group_tiles(B, arguments.H, arguments.selection.G, Shape::kQueries);
+  arguments.num_items = num_group_tiles(B, arguments.H, arguments.selection.G, Shape::kQueries);
   const auto kernel = sparse_forward_wgmma_kernel<Shape, (kConsumers > 1)>;
   constexpr int kBytes = static_cast<int>(sizeof(ForwardShared<Shape>));
   allow_shared_bytes(kernel, kBytes);
@@ -297,8 +294,8 @@ bool sparse_attention_forward_wgmma(const SparseAttentionForward& args, const St
                              .Sq = static_cast<int>(Sq),
                              .H = static_cast<int>(H),
                              .scale_log2 = args.scale * kLog2E};
-  const bool packable = arguments.q.packable && arguments.k.packable && arguments.v.packable &&
-                        arguments.o.packable;
+  const bool packable =
+      arguments.q.packable && arguments.k.packable && arguments.v.packable && arguments.o.packable;
   if ((D != 64 && D != 128) || !packable || args.scale <= 0) return false;
   if (B * H * Sq == 0) return true;
   arguments.next_item = scratch<int>(stream, 1);

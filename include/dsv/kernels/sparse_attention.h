@@ -43,8 +43,7 @@ struct SparseAttentionForward {
 // all over selected pairs only: dq_i = scale * sum_j ds[i,j] k_j;  dk_j = scale * sum_i ds[i,j] q_i;
 // dv_j = sum_i p[i,j] do_i. Outputs are overwritten; keys that no group selects get exact zeros, as
 // do rows with lse = -inf. Sums run in f32 in an order that the selection alone decides: bitwise the
-// same for any number of threads or processors; groups add to a key in ascending order. dq, dk, dv
-// must not alias each other or the inputs.
+// same for any number of threads or processors. dq, dk, dv must not alias each other or the inputs.
 struct SparseAttentionBackward {
   Tensor q, k, v;      // in    as forward
   Tensor bits;         // in    (B, H, G, W) u32

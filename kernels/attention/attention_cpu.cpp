@@ -31,12 +31,7 @@ void attention_forward_task(const AttentionForwardTask& t) {
     const std::int64_t next = key + num_keys;
     RowsAhead ahead(std::min(kForwardKeys, t.num_keys - next), f.num_tiles(num_keys));
     take_keys(f, EvenKeys{k, f.width}, EvenKeys{v, f.width}, num_keys, t.scale * kLog2E, key == 0,
-              [&]() HWY_ATTR {
-      ahead.fetch([&](std::int64_t row) HWY_ATTR {
-        prefetch_row(t.k.row(next + row), t.D);
-        prefetch_row(t.v.row(next + row), t.D);
-      });
-    });
+              [&]() HWY_ATTR { ahead.fetch(t.D, {&t.k, &t.v}, next); });
   }
   finish_queries(f, t.o, t.first_query, t.lse);
 }
@@ -80,9 +75,7 @@ void attention_backward_task(const AttentionBackwardTask& t) {
                     columns / kTileColumns * (key_rows / kTileRows));
     for (std::int64_t i = 0; i < columns; i += kTileColumns) {
       for (std::int64_t j = 0; j < key_rows; j += kTileRows) {
-        ahead.fetch([&](std::int64_t row) HWY_ATTR {
-          for (const HeadRows* rows : {&t.q, &t.d_o, &t.dq}) prefetch_row(rows->row(next + row), D);
-        });
+        ahead.fetch(D, {&t.q, &t.d_o, &t.dq}, next);
         const std::int64_t at = j * kStride + i;
         weight_tile<kStride>(D, EvenKeys{k + j * width, width}, q_panels + i * D, scale, bias + j,
                              lse + i, weights + at);

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <thread>
 
 #include "attention/attention_tasks.h"
@@ -61,26 +62,39 @@ HWY_INLINE void pack_key_bias(const float* bias, std::int64_t count, float* to) 
   std::fill(to + count, to + round_up(count, kTileRows), kMinusInfinity);
 }
 
-// Fetches what comes next into the cache, a share with every tile of what is there: rows lie far
-// apart, where the processor does not look ahead by itself.
+// Fetches the rows of what comes next into the cache, a share with every tile of what is there:
+// rows lie far apart, where the processor does not look ahead by itself.
 class RowsAhead {
  public:
   RowsAhead(std::int64_t num_rows, std::int64_t num_tiles)
       : num_rows_(num_rows), num_tiles_(num_tiles) {}
-  // To be called with each tile: fn(row) for the rows of its share.
-  template <typename Fn>
-  HWY_INLINE void fetch(const Fn& fn) {
-    const std::int64_t until = num_rows_ * ++tile_ / num_tiles_;
-    for (; row_ < until; ++row_) fn(row_);
+  // To be called with each tile; `first` is row 0 of what comes next, or `listed` says which rows.
+  HWY_INLINE void fetch(std::int64_t D, std::initializer_list<const HeadRows*> tensors,
+                        std::int64_t first) {
+    fetch_rows(D, tensors, [first](std::int64_t row) HWY_ATTR { return first + row; });
+  }
+  HWY_INLINE void fetch(std::int64_t D, std::initializer_list<const HeadRows*> tensors,
+                        const std::int32_t* listed) {
+    fetch_rows(D, tensors,
+               [listed](std::int64_t row) HWY_ATTR { return std::int64_t{listed[row]}; });
   }
 
  private:
+  template <typename RowOf>
+  HWY_INLINE void fetch_rows(std::int64_t D, std::initializer_list<const HeadRows*> tensors,
+                             const RowOf& row_of) {
+    const std::int64_t until = num_rows_ * ++tile_ / num_tiles_;
+    for (; row_ < until; ++row_) {
+      for (const HeadRows* rows : tensors) {
+        const float* const at = rows->row(row_of(row_));
+        for (std::int64_t c = 0; c < D; c += 16) hwy::Prefetch(at + c);
+        hwy::Prefetch(at + D - 1);
+      }
+    }
+  }
+
   std::int64_t num_rows_, num_tiles_, tile_ = 0, row_ = 0;
 };
-HWY_INLINE void prefetch_row(const float* row, std::int64_t D) {
-  for (std::int64_t c = 0; c < D; c += 16) hwy::Prefetch(row + c);
-  hwy::Prefetch(row + D - 1);
-}
 
 template <int kRows, int kVectors, typename Fn>
 HWY_INLINE void for_tile(const Fn& fn) {

@@ -58,12 +58,7 @@ void sparse_forward_task(const SparseForwardTask& t) {
     const std::int64_t next_count = keys.next(kSelectedKeys, next);
     RowsAhead ahead(next_count, f.num_tiles(count));
     take_keys(f, ListedKeys{k_rows}, ListedKeys{v_rows}, count, t.scale * kLog2E, is_first,
-              [&]() HWY_ATTR {
-      ahead.fetch([&](std::int64_t row) HWY_ATTR {
-        prefetch_row(t.k.row(next[row]), t.D);
-        prefetch_row(t.v.row(next[row]), t.D);
-      });
-    });
+              [&]() HWY_ATTR { ahead.fetch(t.D, {&t.k, &t.v}, next); });
     std::swap(list, next);
     count = next_count;
   }
@@ -128,6 +123,7 @@ void sparse_backward_task(const SparseBackwardTask& t) {
   std::fill_n(slab_dk, t.num_keys * width, 0.0f);
   std::fill_n(slab_dv, t.num_keys * width, 0.0f);
   std::fill_n(no_row, width, 0.0f);
+  const HeadRows rows_of_k{slab_k, width}, rows_of_v{slab_v, width};
   const KeyRange range(s.block_start, s.num_blocks, t.first_key, t.first_key + t.num_keys);
   const auto list_keys = [&](std::int64_t g, std::int32_t* to) HWY_ATTR {
     const std::int64_t n = keys_of_group(s, g, range).next(t.num_keys, to);
@@ -149,8 +145,8 @@ void sparse_backward_task(const SparseBackwardTask& t) {
       const std::int32_t* const keys = list + at;
       const std::int64_t count = std::min(chunk, num_keys - at);
       const std::int64_t tile_keys = round_up(count, kTileRows);
-      list_rows({slab_k, width}, keys, count, k_rows);
-      list_rows({slab_v, width}, keys, count, v_rows);
+      list_rows(rows_of_k, keys, count, k_rows);
+      list_rows(rows_of_v, keys, count, v_rows);
       pack_key_bias(nullptr, count, bias);
       for (std::int64_t n = 0; n < tile_keys; ++n) {
         dk_rows[n] = n < count ? slab_dk + keys[n] * width : no_row;
@@ -163,10 +159,7 @@ void sparse_backward_task(const SparseBackwardTask& t) {
                       columns / kTileColumns * (tile_keys / kTileRows));
       for (std::int64_t i = 0; i < columns; i += kTileColumns) {
         for (std::int64_t j = 0; j < tile_keys; j += kTileRows) {
-          ahead.fetch([&](std::int64_t row) HWY_ATTR {
-            prefetch_row(slab_k + ahead_keys[row] * width, width);
-            prefetch_row(slab_v + ahead_keys[row] * width, width);
-          });
+          ahead.fetch(width, {&rows_of_k, &rows_of_v}, ahead_keys);
           const std::int64_t tile = j * kGroupStride + i;
           weight_tile<kGroupStride>(D, ListedKeys{k_rows + j}, group.q_panels + i * D,
                                     t.scale * kLog2E, bias + j, group.lse + i, weights + tile);
